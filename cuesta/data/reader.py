@@ -1,0 +1,197 @@
+"""The prefetching reader: a background thread turns row groups into batches, a bounded queue ahead.
+
+Shuffling is by (seed, epoch): the row groups of the range are permuted, joined into windows of
+about `window_bytes` decoded bytes, and the rows within a window are permuted. A range that fits one
+window is shuffled fully. Which rows are in batch k depends on nothing else, so `start` jumps:
+windows before it are never decoded. Memory is about two windows and the queue, however large the
+log.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import NamedTuple, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cuesta.data.batch import RankingBatch
+from cuesta.data.encoders import Encoders
+from cuesta.data.log import Log, read_sound
+from cuesta.data.rows import Rows, encode_rows, gather, join, join_batches
+from cuesta.data.schema import Schema
+
+WINDOW_BYTES = 256 * 2**20
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """Say which batches an iteration makes; `seed` None keeps the file's order."""
+
+    batch_size: int
+    seed: int | None = None
+    epoch: int = 0
+    start: int = 0
+    drop_last: bool = False
+    window_bytes: int = WINDOW_BYTES
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+        if self.start < 0:
+            raise ValueError(f"start must not be negative, got {self.start}")
+
+
+class Span(NamedTuple):
+    """Name rows `begin` to `end` of a row group."""
+
+    group: int
+    begin: int
+    end: int
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Reader:
+    """Read rows `begin` to `end` of a log as batches."""
+
+    log: Log
+    schema: Schema
+    encoders: Encoders
+    begin: int
+    end: int
+
+    def batches(self, order: Order) -> Iterator[RankingBatch]:
+        """Yield the batches of one epoch, made ahead by a thread that ends with the iterator."""
+        return prefetch(self._batches(order), ahead=4)
+
+    def _batches(self, order: Order) -> Iterator[RankingBatch]:
+        pending: list[RankingBatch] = []
+        missing = order.batch_size
+        for rows, permutation in self._windows(order):
+            position = 0
+            while position < len(permutation):
+                taken = permutation[position : position + missing]
+                pending.append(gather(rows, taken))
+                position += len(taken)
+                missing -= len(taken)
+                if missing == 0:
+                    yield join_batches(pending)
+                    pending, missing = [], order.batch_size
+        if pending and not order.drop_last:
+            yield join_batches(pending)
+
+    def _windows(self, order: Order) -> Iterator[tuple[Rows, NDArray[np.int64]]]:
+        """Yield each window's rows and the order in which they go, from the first row wanted."""
+        windows = self._spans(order)
+        skip, first = order.start * order.batch_size, 0
+        while first < len(windows) and skip >= _num_rows(windows[first]):
+            skip -= _num_rows(windows[first])
+            first += 1
+        decoded = self._read([span for spans in windows[first:] for span in spans])
+        for number in range(first, len(windows)):
+            rows = join([next(decoded) for _ in windows[number]])
+            num_rows = _num_rows(windows[number])
+            if order.seed is None:
+                permutation = np.arange(num_rows)
+            else:
+                permutation = _generator(order, 1 + number).permutation(num_rows)
+            yield rows, permutation[skip:]
+            skip = 0
+
+    def _spans(self, order: Order) -> list[list[Span]]:
+        """Return the windows as lists of spans."""
+        spans = [
+            Span(
+                number,
+                max(self.begin - group.first, 0),
+                min(self.end - group.first, group.num_rows),
+            )
+            for number, group in enumerate(self.log.groups)
+            if group.first < self.end and self.begin < group.first + group.num_rows
+        ]
+        if order.seed is None:
+            return [[span] for span in spans]
+        most = order.window_bytes / max(self.log.bytes_per_row(self.schema.columns()), 1)
+        windows: list[list[Span]] = [[]]
+        num_rows = 0
+        for number in _generator(order, 0).permutation(len(spans)):
+            span = spans[number]
+            if windows[-1] and num_rows + span.end - span.begin > most:
+                windows.append([])
+                num_rows = 0
+            windows[-1].append(span)
+            num_rows += span.end - span.begin
+        return windows if spans else []
+
+    def _read(self, spans: Sequence[Span]) -> Iterator[Rows]:
+        """Yield each span's rows, while the span after it is being decoded."""
+        with ThreadPoolExecutor(max_workers=1) as decoder:
+            ahead = [
+                decoder.submit(read_sound, self.log, span.group, self.schema) for span in spans[:1]
+            ]
+            for position, (_, begin, end) in enumerate(spans):
+                columns = ahead.pop().result()
+                for after in spans[position + 1 : position + 2]:
+                    ahead.append(decoder.submit(read_sound, self.log, after.group, self.schema))
+                wanted = {name: column.rows(begin, end) for name, column in columns.items()}
+                yield encode_rows(wanted, self.schema, self.encoders)
+
+
+def prefetch(batches: Iterator[RankingBatch], *, ahead: int) -> Iterator[RankingBatch]:
+    """Yield `batches` while a thread makes up to `ahead` of them in advance.
+
+    The thread starts with the first `next`; an exception in it is raised here; closing the iterator
+    (or dropping it) ends it.
+    """
+    ready: queue.Queue[RankingBatch | BaseException | None] = queue.Queue(maxsize=ahead)
+    is_closed = threading.Event()
+
+    def put(item: RankingBatch | BaseException | None) -> bool:
+        while not is_closed.is_set() and threading.main_thread().is_alive():
+            try:
+                ready.put(item, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def work() -> None:
+        try:
+            for batch in batches:
+                if not put(batch):
+                    return
+            put(None)
+        except BaseException as error:
+            put(error)
+
+    thread = threading.Thread(target=work, name="cuesta-reader")
+    thread.start()
+    try:
+        while (item := ready.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        is_closed.set()
+        thread.join()
+
+
+def _generator(order: Order, stream: int) -> np.random.Generator:
+    assert order.seed is not None
+    return np.random.default_rng([order.seed, order.epoch, stream])
+
+
+def _num_rows(spans: Sequence[Span]) -> int:
+    return sum(span.end - span.begin for span in spans)
+
+
+def num_batches(num_rows: int, order: Order) -> int:
+    """Return how many batches `num_rows` rows make, `start` not counted."""
+    full, rest = divmod(num_rows, order.batch_size)
+    return full + (1 if rest and not order.drop_last else 0)

@@ -1,0 +1,145 @@
+"""After training, and for `cuesta eval`: evaluations of the best weights, `metrics.json`, weights
+and report.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from cuesta.engine.checkpoint import TrainingState, load_best, load_weights, save_tensors
+from cuesta.engine.optim import embedding_bytes
+from cuesta.engine.recipe import Json, Recipe, fingerprint, from_json
+from cuesta.engine.report import write_report
+from cuesta.engine.run_folder import RunFolder, read_json, write_json
+from cuesta.engine.task import BatchType, Evaluation, Task
+from cuesta.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """Hold the outcome of a run; `validation` and `test` are the metrics of the weights of
+    `best_step`.
+
+    `seconds` are those spent in training steps, over all sessions, evaluations not counted.
+    """
+
+    folder: Path
+    step: int
+    best_step: int
+    validation: dict[str, float]
+    test: dict[str, float]
+    seconds: float
+    examples_per_second: float
+    embedding_bytes: int
+    report: Path
+
+    def to_json(self) -> dict[str, Json]:
+        """Return the fields for `--json` and `metrics.json`, paths as strings."""
+        return {
+            "folder": str(self.folder),
+            "step": self.step,
+            "best_step": self.best_step,
+            "validation": dict(self.validation),
+            "test": dict(self.test),
+            "seconds": self.seconds,
+            "examples_per_second": self.examples_per_second,
+            "embedding_bytes": self.embedding_bytes,
+            "report": str(self.report),
+        }
+
+
+def finish(
+    recipe: Recipe,
+    run: RunFolder,
+    task: Task[BatchType],
+    state: TrainingState,
+    *,
+    device: torch.device,
+) -> TrainResult:
+    """Evaluate the best weights, write weights, metrics and report, and return the outcome."""
+    best_step = load_best(run, state, task.model)
+    precision = recipe.loop.precision
+    evaluations = {
+        split: evaluate_split(task, split, precision=precision, device=device)
+        for split in ("validation", "test")
+    }
+    result = TrainResult(
+        folder=run.path,
+        step=state.step,
+        best_step=best_step,
+        validation=dict(evaluations["validation"].metrics),
+        test=dict(evaluations["test"].metrics),
+        seconds=state.seconds,
+        examples_per_second=state.examples / max(state.seconds, 1e-9),
+        embedding_bytes=embedding_bytes(task.model),
+        report=run.report,
+    )
+    summary = {"recipe": recipe.name, "fingerprint": fingerprint(recipe), **result.to_json()}
+    save_tensors(run.weights, task.model.state_dict())
+    write_json(run.metrics, summary)
+    write_report(run, recipe, evaluations)
+    return result
+
+
+def evaluate_split(
+    task: Task[BatchType],
+    split: str,
+    *,
+    precision: Literal["fp32", "bf16"],
+    device: torch.device,
+) -> Evaluation:
+    """Return the task's evaluation of `split`, in evaluation mode, without gradients, in the run's
+    precision.
+    """
+    was_training = task.model.training
+    task.model.eval()
+    try:
+        with torch.no_grad(), model_precision(precision, device):
+            return task.evaluate(split)
+    finally:
+        task.model.train(was_training)
+
+
+def model_precision(
+    precision: Literal["fp32", "bf16"], device: torch.device
+) -> contextlib.AbstractContextManager[object]:
+    """Return the context in which the model runs: bfloat16 autocast, or as it is."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def saved_recipe(folder: str | Path, recipe_named: Callable[[str], Recipe]) -> Recipe:
+    """Return the recipe of a run: the one `recipe_named` returns, with the field values of
+    `recipe.json`.
+
+    Raises `UserError` naming the file and the field when the recipe has changed too much since.
+    """
+    run = RunFolder(Path(folder))
+    saved = read_json(run.recipe)
+    if not isinstance(saved, dict) or not isinstance(saved.get("name"), str):
+        raise UserError(f"{run.recipe} names no recipe; is {run.path} a run folder?")
+    return from_json(saved, recipe_named(str(saved["name"])), where=str(run.recipe))
+
+
+def evaluate_run(
+    folder: str | Path,
+    recipe_named: Callable[[str], Recipe],
+    *,
+    split: str = "test",
+    device: str | torch.device | None = None,
+) -> Evaluation:
+    """Return the evaluation of a finished run's best weights on `split`; change nothing in its
+    folder.
+    """
+    run = RunFolder(Path(folder))
+    recipe = saved_recipe(folder, recipe_named)
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    torch.manual_seed(recipe.seed)
+    task = recipe.task.build(seed=recipe.seed, device=device)
+    load_weights(run.weights, task.model)
+    return evaluate_split(task, split, precision=recipe.loop.precision, device=device)

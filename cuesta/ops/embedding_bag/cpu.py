@@ -1,0 +1,180 @@
+"""Numba bodies of embedding_bag: one parallel loop over the bags of all tables, rows asked for ahead of use.
+
+Bags are dealt to tasks by their ids, so that threads end together; a bag is summed in registers by one thread
+in the order of its ids, so results do not depend on the number of threads.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+
+from cuesta.ops.lanes import load, prefetch, spread, store, total, zeros
+from cuesta.ops.numba_support import balanced_start, inner, kernel, num_threads, view
+
+AHEAD = 24  # ids between asking for a row and adding it
+TASKS_PER_THREAD = 8
+
+
+def embedding_bag(
+    weight: Tensor, ids: Tensor, offsets: Tensor, sample_weights: Tensor | None, grid: Tensor, width: int
+) -> Tensor:
+    out = torch.empty((offsets.numel() - 1) // grid.shape[0], width)  # [B, D]
+    bad = np.full(num_threads() * TASKS_PER_THREAD, -1)
+    scales = np.empty(0, np.float32) if sample_weights is None else view(sample_weights)
+    _pool(view(weight), view(ids), view(offsets), scales, view(grid), view(out), bad)
+    _raise_bad_id(bad, ids, offsets, grid)
+    return out
+
+
+def embedding_rows(weight: Tensor, ids: Tensor, offsets: Tensor, grid: Tensor, dim: int) -> Tensor:
+    out = torch.empty(ids.numel(), dim)  # [T, D]
+    bad = np.full(num_threads() * TASKS_PER_THREAD, -1)
+    _gather(view(weight), view(ids), view(offsets), view(grid), view(out), bad)
+    _raise_bad_id(bad, ids, offsets, grid)
+    return out
+
+
+def sample_weight_grad(
+    grad: Tensor, weight: Tensor, ids: Tensor, offsets: Tensor, grid: Tensor
+) -> Tensor:
+    out = torch.empty(ids.numel())
+    tasks = num_threads() * TASKS_PER_THREAD
+    _dot(view(grad), view(weight), view(ids), view(offsets), view(grid), view(out), tasks)
+    return out
+
+
+@inner
+def _first_outside(ids, begin, end, rows):
+    for i in range(begin, end):
+        if ids[i] < 0 or ids[i] >= rows:
+            return i
+    return -1
+
+
+@inner
+def _ask_for_rows(weight, ids, begin, end, start, dim):
+    line = 64 // weight.itemsize
+    for i in range(begin, end):
+        row = start + np.int64(ids[i]) * dim
+        for j in range(0, dim, line):
+            prefetch(weight, row + j)
+
+
+@inner
+def _sum_bag(weight, ids, scales, begin, end, start, dim, common, out, place):
+    """Write the weighted sum of a bag's rows to out[place : place + dim], 64 or 16 columns at a time."""
+    weighted = scales.size > 0
+    everywhere = spread(common)
+    column = 0
+    while column + 64 <= dim:
+        a, b, c, d = zeros(), zeros(), zeros(), zeros()
+        for i in range(begin, end):
+            row = start + np.int64(ids[i]) * dim + column
+            scale = spread(scales[i]) if weighted else spread(np.float32(1.0))
+            a = a + scale * load(weight, row, 16)
+            b = b + scale * load(weight, row + 16, 16)
+            c = c + scale * load(weight, row + 32, 16)
+            d = d + scale * load(weight, row + 48, 16)
+        store(out, place + column, everywhere * a, 16)
+        store(out, place + column + 16, everywhere * b, 16)
+        store(out, place + column + 32, everywhere * c, 16)
+        store(out, place + column + 48, everywhere * d, 16)
+        column += 64
+    while column < dim:
+        a = zeros()
+        for i in range(begin, end):
+            scale = spread(scales[i]) if weighted else spread(np.float32(1.0))
+            row = start + np.int64(ids[i]) * dim
+            a = a + scale * load(weight, row + column, dim - column)
+        store(out, place + column, everywhere * a, dim - column)
+        column += 16
+
+
+@kernel
+def _pool(weight, ids, offsets, scales, grid, out, bad):
+    num_tasks = bad.size
+    num_rows, width = out.shape
+    flat = out.reshape(num_rows * width)
+    for task in numba.prange(num_tasks):
+        asked = 0  # ids before this one are known to be in range and their rows on their way
+        last = balanced_start(offsets, task + 1, num_tasks)
+        for bag in range(balanced_start(offsets, task, num_tasks), last):
+            feature = bag // num_rows
+            start, rows, dim = grid[feature, 0], grid[feature, 2], grid[feature, 3]
+            begin, end = offsets[bag], offsets[bag + 1]
+            asked = max(asked, begin)
+            ahead = min(end + AHEAD, offsets[(feature + 1) * num_rows])
+            outside = _first_outside(ids, asked, ahead, rows)
+            if outside >= 0:
+                bad[task] = outside
+                break
+            _ask_for_rows(weight, ids, asked, ahead, start, dim)
+            asked = max(asked, ahead)
+            common = np.float32(1.0)
+            if grid[feature, 5] == 1 and end > begin:
+                common = np.float32(1.0) / np.float32(end - begin)
+            place = (bag - feature * num_rows) * width + grid[feature, 4]
+            _sum_bag(weight, ids, scales, begin, end, start, dim, common, flat, place)
+
+
+@kernel
+def _gather(weight, ids, offsets, grid, out, bad):
+    num_tasks = bad.size
+    num_rows = (offsets.size - 1) // grid.shape[0]
+    dim = out.shape[1]
+    flat = out.reshape(out.size)
+    for task in numba.prange(num_tasks):
+        feature, asked = 0, 0
+        for i in range(ids.size * task // num_tasks, ids.size * (task + 1) // num_tasks):
+            while i >= offsets[(feature + 1) * num_rows]:
+                feature += 1
+            start, rows = grid[feature, 0], grid[feature, 2]
+            asked = max(asked, i)
+            ahead = min(i + AHEAD, offsets[(feature + 1) * num_rows])
+            outside = _first_outside(ids, asked, ahead, rows)
+            if outside >= 0:
+                bad[task] = outside
+                break
+            _ask_for_rows(weight, ids, asked, ahead, start, dim)
+            asked = max(asked, ahead)
+            row = start + np.int64(ids[i]) * dim
+            for column in range(0, dim, 16):
+                left = dim - column
+                store(flat, i * dim + column, load(weight, row + column, left), left)
+
+
+@kernel
+def _dot(grad, weight, ids, offsets, grid, out, num_tasks):
+    num_rows, width = grad.shape
+    flat = grad.reshape(num_rows * width)
+    for task in numba.prange(num_tasks):
+        last = balanced_start(offsets, task + 1, num_tasks)
+        for bag in range(balanced_start(offsets, task, num_tasks), last):
+            feature = bag // num_rows
+            start, dim = grid[feature, 0], grid[feature, 3]
+            begin, end = offsets[bag], offsets[bag + 1]
+            common = np.float32(1.0)
+            if grid[feature, 5] == 1 and end > begin:
+                common = np.float32(1.0) / np.float32(end - begin)
+            place = (bag - feature * num_rows) * width + grid[feature, 4]
+            for i in range(begin, end):
+                row = start + np.int64(ids[i]) * dim
+                sums = zeros()
+                for column in range(0, dim, 16):
+                    left = dim - column
+                    sums = sums + load(flat, place + column, left) * load(weight, row + column, left)
+                out[i] = common * total(sums)
+
+
+def _raise_bad_id(bad: np.ndarray, ids: Tensor, offsets: Tensor, grid: Tensor) -> None:
+    if (bad < 0).all():
+        return
+    occurrence = int(bad[bad >= 0].min())
+    bag = int(torch.searchsorted(offsets, occurrence, right=True)) - 1
+    feature, row = divmod(bag, (offsets.numel() - 1) // grid.shape[0])
+    raise ValueError(
+        f"feature {feature}, row {row}: id {int(ids[occurrence])} is outside [0, {int(grid[feature, 2])})"
+    )

@@ -1,0 +1,156 @@
+"""Triton bodies of embedding_bag: one launch for the bags of all tables, a block of one feature's bags a program.
+
+Unlike the reference, an id outside its table reads as a row of zeros, since a GPU cannot raise without making the
+host wait; and the mean is taken of the sum, not of each term. Bags are summed in the order of their ids.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from cuesta.ops.triton_support import rows_of, tile_grid, tile_shape
+
+
+def embedding_bag(
+    weight: Tensor, ids: Tensor, offsets: Tensor, sample_weights: Tensor | None, grid: Tensor, width: int
+) -> Tensor:
+    num_features = grid.shape[0]
+    num_rows = (offsets.numel() - 1) // num_features
+    out = weight.new_empty(num_rows, width, dtype=torch.float32)  # [B, D]
+    rows, columns = tile_shape(triton.cdiv(width, num_features))
+    _pool_kernel[(triton.cdiv(num_rows, rows), num_features)](
+        weight, ids, offsets, sample_weights, grid, out, num_rows, width, rows, columns
+    )
+    return out
+
+
+def embedding_rows(weight: Tensor, ids: Tensor, offsets: Tensor, grid: Tensor, dim: int) -> Tensor:
+    out = weight.new_empty(ids.numel(), dim, dtype=torch.float32)  # [T, D]
+    num_rows = (offsets.numel() - 1) // grid.shape[0]
+    starts = offsets[:: max(num_rows, 1)].contiguous()  # of the features, [F + 1]
+    _gather_kernel[tile_grid(ids.numel(), dim)](
+        weight, ids, starts, grid, out, ids.numel(), grid.shape[0], dim, *tile_shape(dim)
+    )
+    return out
+
+
+def sample_weight_grad(
+    grad: Tensor, weight: Tensor, ids: Tensor, offsets: Tensor, grid: Tensor
+) -> Tensor:
+    out = grad.new_empty(ids.numel())
+    num_rows, width = grad.shape
+    rows, columns = tile_shape(triton.cdiv(width, grid.shape[0]))
+    _dot_kernel[(triton.cdiv(ids.numel(), rows),)](
+        grad, weight, ids, offsets, grid, out, num_rows, grid.shape[0], width, rows, columns
+    )
+    return out
+
+
+@triton.jit
+def _pool_kernel(
+    weight, ids, offsets, sample_weights, grid, out, num_rows, width,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    feature = tl.program_id(1).to(tl.int64)
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)  # [B]
+    start, num_ids, dim, out_column, is_mean = _feature(grid, feature)
+    bag = offsets + feature * num_rows + row
+    begin = tl.load(bag, mask=row < num_rows, other=0)
+    end = tl.load(bag + 1, mask=row < num_rows, other=0)
+    divisor = tl.where((is_mean == 1) & (end > begin), end - begin, 1).to(tl.float32)
+    # Known at run time alone: where all is a multiple of 8 elements, loads are 16 bytes wide.
+    if (start | dim | out_column | width) % 8 == 0:
+        _pool(
+            weight + start // 8 * 8, ids, sample_weights, begin, end, num_ids, dim // 8 * 8, divisor,
+            out + row * (width // 8 * 8) + out_column // 8 * 8, row < num_rows, COLUMNS,
+        )  # fmt: skip
+    else:
+        _pool(
+            weight + start, ids, sample_weights, begin, end, num_ids, dim, divisor,
+            out + row * width + out_column, row < num_rows, COLUMNS,
+        )  # fmt: skip
+
+
+@triton.jit
+def _pool(
+    table, ids, sample_weights, begin, end, num_ids, dim, divisor, target, is_row,
+    COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """Write the weighted sum of each bag's rows, over `divisor`, to `target`, all columns of the table."""
+    longest = tl.max(end - begin, 0)
+    for first_column in range(0, dim, COLUMNS):
+        column = first_column + tl.arange(0, COLUMNS)  # [D]
+        total = tl.zeros([begin.shape[0], COLUMNS], tl.float32)  # [B, D]
+        for i in tl.range(0, longest, loop_unroll_factor=4):
+            position = begin + i  # [B]
+            id = tl.load(ids + position, mask=position < end, other=-1).to(tl.int64)
+            mask = ((id >= 0) & (id < num_ids))[:, None] & (column < dim)[None, :]
+            place = id[:, None] * dim + column[None, :]
+            value = tl.load(table + place, mask=mask, other=0.0).to(tl.float32)  # [B, D]
+            if sample_weights is not None:
+                scale = tl.load(sample_weights + position, mask=position < end, other=0.0)
+                value *= scale.to(tl.float32)[:, None]
+            total += value
+        mask = is_row[:, None] & (column < dim)[None, :]
+        total = tl.div_rn(total, divisor[:, None])
+        tl.store(target[:, None] + column[None, :], total, mask=mask)
+
+
+@triton.jit
+def _gather_kernel(
+    weight, ids, starts, grid, out, num_positions, num_features, dim,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    position = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)  # [T]
+    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)  # [D]
+    is_position = position < num_positions
+    feature = rows_of(starts, position, num_features)
+    start, num_ids, _, _, _ = _feature(grid, feature)
+    id = tl.load(ids + position, mask=is_position, other=-1).to(tl.int64)
+    is_id = (id >= 0) & (id < num_ids)
+    is_column = (column < dim)[None, :]
+    place = (start + id * dim)[:, None] + column[None, :]
+    value = tl.load(weight + place, mask=is_id[:, None] & is_column, other=0.0)  # [T, D]
+    target = position[:, None] * dim + column[None, :]
+    tl.store(out + target, value, mask=is_position[:, None] & is_column)
+
+
+@triton.jit
+def _dot_kernel(
+    grad, weight, ids, offsets, grid, out, num_rows, num_features, width,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    position = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)  # [T]
+    num_bags = num_rows.to(tl.int64) * num_features
+    is_position = position < tl.load(offsets + num_bags)
+    bag = rows_of(offsets, position, num_bags)
+    start, num_ids, dim, out_column, is_mean = _feature(grid, bag // num_rows)
+    length = tl.load(offsets + bag + 1) - tl.load(offsets + bag)
+    id = tl.load(ids + position, mask=is_position, other=-1).to(tl.int64)
+    is_id = (id >= 0) & (id < num_ids)
+    total = tl.zeros([ROWS], tl.float32)
+    for first_column in range(0, tl.max(dim, 0), COLUMNS):
+        column = first_column + tl.arange(0, COLUMNS)  # [D]
+        mask = is_id[:, None] & (column[None, :] < dim[:, None])
+        of_bag = (bag % num_rows * width + out_column)[:, None] + column[None, :]
+        of_id = (start + id * dim)[:, None] + column[None, :]
+        slope = tl.load(grad + of_bag, mask=mask, other=0.0).to(tl.float32)  # [T, D]
+        total += tl.sum(slope * tl.load(weight + of_id, mask=mask, other=0.0).to(tl.float32), 1)
+    total = tl.where(is_mean == 1, tl.div_rn(total, length.to(tl.float32)), total)
+    tl.store(out + position, total, mask=is_position)
+
+
+@triton.jit
+def _feature(grid, feature):
+    """Return a feature's line of `TableLayout.grid`: start, rows, dim, column, 1 for mean."""
+    line = grid + feature * 6
+    return (
+        tl.load(line),
+        tl.load(line + 2),
+        tl.load(line + 3),
+        tl.load(line + 4),
+        tl.load(line + 5),
+    )

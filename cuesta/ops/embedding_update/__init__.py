@@ -1,0 +1,176 @@
+"""The exact fused backward and optimiser of embedding tables: sort, deduplicate, one update a touched row.
+
+Neo (ISCA 2022), "vertical fusion" and exact optimisers: table gradients are never materialised, ids that
+repeat in a batch are summed before the one update, and the result has the same bits on every run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int, Int64
+from torch import Tensor
+
+from cuesta.ops.bodies import body
+from cuesta.ops.embedding_bag.layout import TableLayout
+from cuesta.ops.embedding_update.optimizers import (
+    SGD,
+    Adagrad,
+    PartialRowwiseAdam,
+    RowwiseAdagrad,
+    TableOptimizer,
+)
+
+__all__ = [
+    "SGD",
+    "Adagrad",
+    "Lookup",
+    "PartialRowwiseAdam",
+    "RowwiseAdagrad",
+    "TableOptimizer",
+    "TableState",
+    "embedding_update",
+]
+
+
+class TableState(NamedTuple):
+    """The flat storage of all tables and their optimiser's float32 moments, in the order of one layout.
+
+    `first` and `second` have one number an element or one a row, as the optimiser says; empty where unused.
+    """
+
+    weight: Float[Tensor, " storage"]
+    first: Float[Tensor, " state"]
+    second: Float[Tensor, " state"]
+
+    @staticmethod
+    def fresh(weight: Tensor, layout: TableLayout, optimizer: TableOptimizer) -> TableState:
+        """Return zero moments for `weight`."""
+        first, second = {
+            SGD.code: (0, 0),
+            Adagrad.code: (layout.storage, 0),
+            RowwiseAdagrad.code: (layout.num_rows, 0),
+            PartialRowwiseAdam.code: (layout.storage, layout.num_rows),
+        }[optimizer.code]
+        dtype = torch.float64 if weight.dtype is torch.float64 else torch.float32
+        return TableState(
+            weight,
+            torch.zeros(first, dtype=dtype, device=weight.device),
+            torch.zeros(second, dtype=dtype, device=weight.device),
+        )
+
+
+class Lookup(NamedTuple):
+    """One forward lookup and the gradient of its output: what a backward pass leaves for the update.
+
+    `grad` is [B, width] after `embedding_bag` and [T, D] after `embedding_rows`; `layout` is the lookup's own,
+    over the same tables as the state's.
+    """
+
+    layout: TableLayout
+    ids: Int[Tensor, " T"]
+    offsets: Int64[Tensor, " F*B+1"]
+    grad: Float[Tensor, "_ _"]
+    sample_weights: Float[Tensor, " T"] | None = None
+    is_pooled: bool = True
+
+
+def embedding_update(
+    state: TableState,
+    lookups: Sequence[Lookup],
+    optimizer: TableOptimizer,
+    *,
+    step: int,
+    lr: float | None = None,
+    seed: int = 0,
+) -> None:
+    """Update in place every row that `lookups` touched, once, with the sum of all its gradients.
+
+    ```
+    occurrences   row 7 <- g0   row 3 <- g1   row 7 <- g2      one an id, of all lookups
+    sorted        row 3: g1     row 7: g0 + g2                 in the order they occurred
+    update        row 3, row 7: one step of the optimiser each; no other row changes
+    ```
+
+    `step` counts updates from 1 (bias correction, random bits); `lr` takes the place of the optimiser's own.
+    Storage of 16 bits is written with stochastic rounding if the optimiser says so, with bits that depend on
+    `seed`, `step` and the element alone. Exact: the same bits for any number of threads. Source: Neo; FBGEMM.
+
+    >>> layout = TableLayout(rows=(2,), dims=(1,), features=(0,), poolings=("sum",))
+    >>> state = TableState.fresh(torch.zeros(2), layout, SGD(lr=1.0))
+    >>> lookup = Lookup(layout, torch.tensor([1, 1]), torch.tensor([0, 1, 2]), torch.tensor([[1.0], [2.0]]))
+    >>> embedding_update(state, [lookup], SGD(lr=1.0), step=1)
+    >>> state.weight.tolist()
+    [0.0, -3.0]
+    """
+    if step < 1:
+        raise ValueError(f"step counts from 1, got {step}")
+    lookups = [lookup for lookup in lookups if lookup.ids.numel()]
+    if not lookups:
+        return
+    located = [_locate(lookup) for lookup in lookups]
+    starts = [0]
+    for lookup in lookups:
+        starts.append(starts[-1] + lookup.grad.numel())
+    rows = _joined([rows for rows, _, _ in located])
+    slots = _joined([slots + start if start else slots for (_, slots, _), start in zip(located, starts, strict=False)])
+    scales = _joined([scales for _, _, scales in located])
+    grad = _joined([lookup.grad.reshape(-1) for lookup in lookups])
+    if state.weight.dtype is not torch.float64:
+        grad = grad.float()
+    rounds = optimizer.stochastic_rounding and state.weight.dtype in (torch.bfloat16, torch.float16)
+    tables = lookups[0].layout.tables.to(state.weight.device)
+    scalars = optimizer.scalars(optimizer.lr if lr is None else lr, step)
+    torch.ops.cuesta.embedding_update(
+        state.weight, state.first, state.second, tables,
+        rows, slots, scales, grad,
+        optimizer.code, scalars, _random_key(seed, step) if rounds else None,
+    )  # fmt: skip
+
+
+def _locate(lookup: Lookup) -> tuple[Tensor, Tensor, Tensor]:
+    grid = lookup.layout.grid.to(lookup.ids.device)
+    width = lookup.layout.width if lookup.is_pooled else 0
+    return torch.ops.cuesta.embedding_occurrences(
+        lookup.ids, lookup.offsets, lookup.sample_weights, grid, width
+    )
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0].contiguous() if len(parts) == 1 else torch.cat(parts)
+
+
+def _random_key(seed: int, step: int) -> int:
+    mixed = (seed * 0x9E3779B97F4A7C15 + step * 0xD1B54A32D192ED03) % (1 << 64)
+    return mixed - (1 << 64) if mixed >> 63 else mixed
+
+
+@torch.library.custom_op("cuesta::embedding_occurrences", mutates_args=())
+def _embedding_occurrences(
+    ids: Tensor, offsets: Tensor, sample_weights: Tensor | None, grid: Tensor, pooled_width: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    run = body("embedding_update", ids).occurrences
+    return run(ids, offsets, sample_weights, grid, pooled_width)
+
+
+@_embedding_occurrences.register_fake
+def _(ids, offsets, sample_weights, grid, pooled_width):  # type: ignore[no-untyped-def]
+    whole = ids.new_empty(ids.numel(), dtype=torch.int64)
+    return whole, torch.empty_like(whole), ids.new_empty(ids.numel(), dtype=torch.float32)
+
+
+@torch.library.custom_op("cuesta::embedding_update", mutates_args=("weight", "first", "second"))
+def _embedding_update(
+    weight: Tensor, first: Tensor, second: Tensor, tables: Tensor,
+    rows: Tensor, slots: Tensor, scales: Tensor, grad: Tensor,
+    code: int, scalars: list[float], random_key: int | None,
+) -> None:  # fmt: skip
+    run = body("embedding_update", weight).embedding_update
+    run(weight, first, second, tables, rows, slots, scales, grad, code, scalars, random_key)
+
+
+@_embedding_update.register_fake
+def _(weight, first, second, tables, rows, slots, scales, grad, code, scalars, random_key):  # type: ignore[no-untyped-def]
+    return None

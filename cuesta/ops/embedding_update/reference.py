@@ -1,0 +1,101 @@
+"""The specification of embedding_update: add up each row's gradient, then one step of the optimiser a touched row."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from cuesta.ops.embedding_bag.reference import compute_dtype, occurrence_scales
+from cuesta.ops.embedding_update.optimizers import (
+    ADAGRAD_CODE,
+    PARTIAL_ROWWISE_ADAM_CODE,
+    ROWWISE_ADAGRAD_CODE,
+)
+
+
+def occurrences(
+    ids: Tensor, offsets: Tensor, sample_weights: Tensor | None, grid: Tensor, pooled_width: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    num_rows = (offsets.numel() - 1) // grid.shape[0]
+    bags = torch.repeat_interleave(
+        torch.arange(offsets.numel() - 1, device=ids.device), offsets.diff(), output_size=ids.numel()
+    )
+    feature = grid[bags // max(num_rows, 1)]  # [T, 6]
+    rows = feature[:, 1] + ids
+    if pooled_width:
+        slots = bags % max(num_rows, 1) * pooled_width + feature[:, 4]
+        return rows, slots, occurrence_scales(offsets, sample_weights, grid).float()
+    slots = torch.arange(ids.numel(), device=ids.device) * feature[:, 3]
+    return rows, slots, torch.ones_like(slots, dtype=torch.float32)
+
+
+def embedding_update(
+    weight: Tensor, first: Tensor, second: Tensor, tables: Tensor,
+    rows: Tensor, slots: Tensor, scales: Tensor, grad: Tensor,
+    code: int, scalars: list[float], random_key: int | None,
+) -> None:  # fmt: skip
+    dtype = compute_dtype(weight)
+    for start, first_row, num_rows, dim in tables.tolist():
+        mine = (rows >= first_row) & (rows < first_row + num_rows)
+        columns = torch.arange(dim, device=rows.device)
+        terms = grad.flatten()[slots[mine, None] + columns].to(dtype) * scales[mine, None]
+        touched, row_of_term = (rows[mine] - first_row).unique(return_inverse=True)
+        g = terms.new_zeros(touched.numel(), dim).index_add(0, row_of_term, terms)
+        elements = start + touched[:, None] * dim + columns  # [rows touched, dim]
+        w = weight[elements].to(dtype)
+        new = _step(w, g, first, second, elements, first_row + touched, code, scalars)
+        random = None if random_key is None else random_bits(random_key, elements)
+        weight[elements] = round_to(new, weight.dtype, random)
+
+
+def _step(
+    w: Tensor, g: Tensor, first: Tensor, second: Tensor, elements: Tensor, rows: Tensor,
+    code: int, scalars: list[float],
+) -> Tensor:  # fmt: skip
+    lr, eps, beta1, beta2, correction1, correction2, decay, decoupled = scalars
+    if decoupled:
+        w = w * (1 - lr * decay)
+    else:
+        g = g + decay * w
+    if code == ROWWISE_ADAGRAD_CODE:
+        first[rows] += g.square().mean(1).to(first.dtype)
+        return w - lr * g / (first[rows].to(w.dtype).sqrt() + eps)[:, None]
+    if code == ADAGRAD_CODE:
+        first[elements] += g.square().to(first.dtype)
+        return w - lr * g / (first[elements].to(w.dtype).sqrt() + eps)
+    if code == PARTIAL_ROWWISE_ADAM_CODE:
+        first[elements] = (beta1 * first[elements] + (1 - beta1) * g).to(first.dtype)
+        second[rows] = (beta2 * second[rows] + (1 - beta2) * g.square().mean(1)).to(second.dtype)
+        root = (second[rows].to(w.dtype) / correction2).sqrt() + eps
+        return w - lr * first[elements].to(w.dtype) / correction1 / root[:, None]
+    return w - lr * g
+
+
+def round_to(value: Tensor, dtype: torch.dtype, random: Tensor | None) -> Tensor:
+    """Return `value` in the storage dtype: to nearest, or up or down by the 32 `random` bits of each element."""
+    if random is None or dtype not in (torch.bfloat16, torch.float16):
+        return value.to(dtype)
+    value = value.float()
+    spare = 16 if dtype is torch.bfloat16 else 13
+    bits = value.view(torch.int32).long() + (random & ((1 << spare) - 1))
+    truncated = (bits >> spare << spare).to(torch.int32).view(torch.float32)
+    if dtype is torch.float16:  # below the normal range its grid is fixed: 2^-24
+        steps = (value.abs() * 2.0**24 + (random >> 8).float() * 2.0**-24).floor()
+        truncated = torch.where(value.abs() < 2.0**-14, steps * 2.0**-24 * value.sign(), truncated)
+    return torch.where(value.isfinite(), truncated, value).to(dtype)
+
+
+def random_bits(key: int, index: Tensor) -> Tensor:
+    """Return 32 random bits (as int64) of each counter in `index` under `key`: SplitMix64's finaliser."""
+    z = key + (index + 1) * _signed(0x9E3779B97F4A7C15)
+    z = (z ^ _shift(z, 30)) * _signed(0xBF58476D1CE4E5B9)
+    z = (z ^ _shift(z, 27)) * _signed(0x94D049BB133111EB)
+    return _shift(z ^ _shift(z, 31), 32)
+
+
+def _signed(constant: int) -> int:
+    return constant - (1 << 64) if constant >> 63 else constant
+
+
+def _shift(value: Tensor, bits: int) -> Tensor:
+    return (value >> bits) & ((1 << (64 - bits)) - 1)

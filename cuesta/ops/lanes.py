@@ -1,0 +1,218 @@
+"""Sixteen float32 lanes as one Numba value: what keeps a running sum in registers while rows stream past.
+
+A loop that adds rows of memory into a row of memory makes the compiler reload and store the sum for every row,
+since the two might overlap. `Lanes` is LLVM's <16 x float>: one AVX-512 register, two of AVX2, four of NEON.
+"""
+
+from __future__ import annotations
+
+import operator
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.core.datamodel import models
+from numba.extending import intrinsic, lower_builtin, register_model, type_callable
+
+WIDTH = 16
+_FLOATS = ir.VectorType(ir.FloatType(), WIDTH)
+_BYTE_POINTER = ir.IntType(8).as_pointer()
+
+
+class LanesType(types.Type):
+    """The Numba type of sixteen float32 lanes."""
+
+    def __init__(self) -> None:
+        super().__init__(name="Lanes")
+
+
+lanes = LanesType()
+
+
+@register_model(LanesType)
+class LanesModel(models.PrimitiveModel):
+    """Represent lanes as an LLVM vector."""
+
+    def __init__(self, manager, frontend_type):
+        super().__init__(manager, frontend_type, _FLOATS)
+
+
+@intrinsic
+def zeros(typing_context):
+    """Return sixteen zeros."""
+    return lanes(), lambda context, builder, signature, arguments: ir.Constant(_FLOATS, None)
+
+
+@intrinsic
+def load(typing_context, array, index, count):
+    """Return elements index .. index + 15 of a contiguous array, widened to float32; zeros from `count` on."""
+
+    def generate(context, builder, signature, arguments):
+        pointer, count = _pointer(context, builder, signature, arguments), arguments[2]
+        stored = signature.args[0].dtype
+        element = {types.float32: ir.FloatType(), types.int16: ir.HalfType()}.get(stored, ir.IntType(16))
+        vector = ir.VectorType(element, WIDTH)
+        pointer = builder.bitcast(pointer, element.as_pointer())
+        result = cgutils.alloca_once_value(builder, ir.Constant(vector, None))
+        size = 4 if stored == types.float32 else 2
+        is_full = builder.icmp_signed(">=", count, count.type(WIDTH))
+        with builder.if_else(is_full, likely=True) as (full, part):
+            with full:
+                whole = builder.load(builder.bitcast(pointer, vector.as_pointer()), align=size)
+                builder.store(whole, result)
+            with part, cgutils.for_range(builder, count) as loop:
+                place = builder.trunc(loop.index, ir.IntType(32))
+                one = builder.load(builder.gep(pointer, [loop.index]))
+                builder.store(builder.insert_element(builder.load(result), one, place), result)
+        return _widened(builder, builder.load(result), stored)
+
+    return lanes(array, types.intp, types.intp), generate
+
+
+def _widened(builder, vector, stored):
+    if stored == types.float32:
+        return vector
+    if stored == types.int16:
+        return builder.fpext(vector, _FLOATS)
+    wide = ir.VectorType(ir.IntType(32), WIDTH)
+    shifted = builder.shl(builder.zext(vector, wide), ir.Constant(wide, [16] * WIDTH))
+    return builder.bitcast(shifted, _FLOATS)
+
+
+@intrinsic
+def store(typing_context, array, index, value, count):
+    """Write the first `count` lanes, at most sixteen, into a contiguous array from `index` on, rounded to nearest."""
+
+    def generate(context, builder, signature, arguments):
+        pointer, value, count = _pointer(context, builder, signature, arguments), *arguments[2:]
+        value = _narrowed(builder, value, signature.args[0].dtype)
+        size = 4 if signature.args[0].dtype == types.float32 else 2
+        pointer = builder.bitcast(pointer, value.type.element.as_pointer())
+        is_full = builder.icmp_signed(">=", count, count.type(WIDTH))
+        with builder.if_else(is_full, likely=True) as (full, part):
+            with full:
+                builder.store(value, builder.bitcast(pointer, value.type.as_pointer()), align=size)
+            with part, cgutils.for_range(builder, count) as loop:
+                place = builder.trunc(loop.index, ir.IntType(32))
+                builder.store(builder.extract_element(value, place), builder.gep(pointer, [loop.index]))
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, lanes, types.intp), generate
+
+
+def _narrowed(builder, value, stored):
+    if stored == types.float32:
+        return value
+    if stored == types.int16:
+        return builder.fptrunc(value, ir.VectorType(ir.HalfType(), WIDTH))
+    wide, short = ir.VectorType(ir.IntType(32), WIDTH), ir.VectorType(ir.IntType(16), WIDTH)
+
+    def every(constant):
+        return ir.Constant(wide, [constant] * WIDTH)
+
+    bits = builder.bitcast(value, wide)
+    odd = builder.and_(builder.lshr(bits, every(16)), every(1))
+    rounded = builder.lshr(builder.add(bits, builder.add(odd, every(0x7FFF))), every(16))
+    is_nan = builder.fcmp_unordered("uno", value, value)
+    return builder.trunc(builder.select(is_nan, every(0x7FC0), rounded), short)
+
+
+@intrinsic
+def spread(typing_context, number):
+    """Return sixteen copies of a float32."""
+
+    def generate(context, builder, signature, arguments):
+        one = builder.insert_element(
+            ir.Constant(_FLOATS, ir.Undefined), arguments[0], ir.IntType(32)(0)
+        )
+        mask = ir.Constant(ir.VectorType(ir.IntType(32), WIDTH), None)
+        return builder.shuffle_vector(one, ir.Constant(_FLOATS, ir.Undefined), mask)
+
+    return lanes(types.float32), generate
+
+
+@intrinsic
+def total(typing_context, value):
+    """Return the sum of the sixteen lanes, halves first."""
+
+    def generate(context, builder, signature, arguments):
+        (part,) = arguments
+        width = WIDTH
+        while width > 1:
+            width //= 2
+            kind = ir.VectorType(ir.IntType(32), width)
+            low = builder.shuffle_vector(part, part, ir.Constant(kind, list(range(width))))
+            high = builder.shuffle_vector(part, part, ir.Constant(kind, list(range(width, 2 * width))))
+            part = builder.fadd(low, high)
+        return builder.extract_element(part, ir.IntType(32)(0))
+
+    return types.float32(lanes), generate
+
+
+@intrinsic
+def largest(typing_context, left, right):
+    """Return the larger of every pair of lanes, a NaN where either is one."""
+
+    def generate(context, builder, signature, arguments):
+        left, right = arguments
+        keeps = builder.or_(
+            builder.fcmp_unordered("uno", left, left), builder.fcmp_ordered("oge", left, right)
+        )
+        return builder.select(keeps, left, right)
+
+    return lanes(lanes, lanes), generate
+
+
+@intrinsic
+def root(typing_context, value):
+    """Return the square root of every lane."""
+
+    def generate(context, builder, signature, arguments):
+        function = _declared(builder, "llvm.sqrt.v16f32", ir.FunctionType(_FLOATS, [_FLOATS]))
+        return builder.call(function, arguments)
+
+    return lanes(lanes), generate
+
+
+@intrinsic
+def prefetch(typing_context, array, index):
+    """Ask for the cache line of `array[index]` of a contiguous array ahead of its use."""
+
+    def generate(context, builder, signature, arguments):
+        pointer = builder.bitcast(_pointer(context, builder, signature, arguments), _BYTE_POINTER)
+        flag = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [_BYTE_POINTER, flag, flag, flag])
+        function = _declared(builder, "llvm.prefetch.p0", kind)
+        builder.call(function, [pointer, flag(0), flag(3), flag(1)])
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp), generate
+
+
+for _operator, _instruction in (
+    (operator.add, "fadd"),
+    (operator.sub, "fsub"),
+    (operator.mul, "fmul"),
+    (operator.truediv, "fdiv"),
+):
+
+    @type_callable(_operator)
+    def _type_of(context):
+        def typer(left, right):
+            return lanes if left == lanes and right == lanes else None
+
+        return typer
+
+    @lower_builtin(_operator, lanes, lanes)
+    def _lower(context, builder, signature, arguments, instruction=_instruction):
+        return getattr(builder, instruction)(*arguments, flags=("contract",))
+
+
+def _pointer(context, builder, signature, arguments):
+    data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+    return builder.gep(data, [arguments[1]])
+
+
+
+def _declared(builder, name, kind):
+    return builder.module.globals.get(name) or ir.Function(builder.module, kind, name)

@@ -1,0 +1,127 @@
+"""What every baseline does with a batch before its own idea begins: dense columns, tables, histories.
+
+One `EmbeddingBags` holds all tables, so a batch costs one pooled lookup and, with an attended history, one
+unpooled one. Dense columns are standardised by running statistics of the training rows and clipped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from cuesta.data.batch import RankingBatch
+from cuesta.data.schema import Schema
+from cuesta.errors import UserError
+from cuesta.nn import EmbeddingBags, Storage, Table, TargetAttention
+from cuesta.ops import RowwiseAdagrad, TableOptimizer
+
+CLIP = 4.0  # standard deviations beyond which a dense value says no more
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class InputConfig:
+    """Say how features become vectors of `dim` columns.
+
+    `history` names the ragged features that describe past events side by side, and `target` the features of
+    the candidate that mean the same, in the same order (further history features have no counterpart).
+    `pooling` is how a history becomes one vector: `mean` of its embeddings, weighted by its weights, `attention`
+    to the target, or `none` to leave it out. `left_out` names features not to use.
+    """
+
+    dim: int = 16
+    target: tuple[str, ...] = ()
+    history: tuple[str, ...] = ()
+    pooling: Literal["mean", "attention", "none"] = "attention"
+    num_heads: int = 4
+    head_dim: int = 8
+    left_out: tuple[str, ...] = ()
+    init_scale: float = 1.0
+    storage: Storage = "float32"
+    tables: TableOptimizer = RowwiseAdagrad(lr=0.03)  # noqa: RUF009 - frozen
+
+
+class Encoded(NamedTuple):
+    """One batch as vectors: standardised dense columns, one vector a feature, and the pooled history."""
+
+    dense: Float[Tensor, "B D"]
+    vectors: Float[Tensor, "B F D"]
+    history: Float[Tensor, "B C"]
+
+
+@final
+class Inputs(nn.Module):
+    """Turn a `RankingBatch` into `Encoded` vectors."""
+
+    def __init__(
+        self, config: InputConfig, schema: Schema, sizes: Mapping[str, int], *, seed: int
+    ) -> None:
+        super().__init__()
+        self.config = config
+        names = [feature.name for feature in schema.features]
+        for name in (*config.target, *config.history, *config.left_out):
+            if name not in names:
+                raise UserError(f"model.inputs names feature {name!r}; the schema has {', '.join(names)}")
+        skipped = {*config.left_out, *(config.history if config.pooling == "none" else ())}
+        self.attended = config.history if config.pooling == "attention" else ()
+        used = [feature for feature in schema.features if feature.name not in skipped]
+        self.tables = EmbeddingBags(
+            [
+                Table(
+                    name=owner,
+                    num_rows=sizes[owner],
+                    dim=config.dim,
+                    pooled=tuple(
+                        f.name for f in used if f.encoder == owner and f.name not in self.attended
+                    ),
+                    unpooled=tuple(
+                        f.name for f in used if f.encoder == owner and f.name in self.attended
+                    ),
+                    pooling="mean",
+                    init_scale=config.init_scale,
+                )
+                for owner in dict.fromkeys(feature.encoder for feature in used)
+            ],
+            config.tables,
+            storage=config.storage,
+            seed=seed,
+        )
+        self.standardise = nn.BatchNorm1d(len(schema.dense), affine=False, momentum=None)
+        self.target_places = [self.tables.pooled_keys.index(name) for name in config.target]
+        self.history_width = 0
+        if self.attended:
+            width = config.dim * len(config.target)
+            self.key = nn.Linear(config.dim * len(config.history), width)
+            self.attention = TargetAttention(
+                width, num_heads=config.num_heads, head_dim=config.head_dim
+            )
+            self.history_width = 3 * config.num_heads
+
+    @property
+    def num_vectors(self) -> int:
+        """Return F, the number of feature vectors of `forward`."""
+        return len(self.tables.pooled_keys)
+
+    def forward(self, batch: RankingBatch) -> Encoded:
+        """Return the batch's vectors."""
+        dense = batch.dense
+        if dense.shape[1]:
+            dense = self.standardise(dense).clamp(-CLIP, CLIP)
+        vectors = self.tables(batch.features).view(-1, self.num_vectors, self.config.dim)
+        history = vectors.new_zeros(vectors.shape[0], 0)
+        if self.attended:
+            history = self._attend(batch, vectors[:, self.target_places].flatten(1))
+        return Encoded(dense, vectors, history)
+
+    def _attend(self, batch: RankingBatch, target: Float[Tensor, "B C"]) -> Float[Tensor, "B K"]:
+        """Pool, by attention, the weight of each past event, its size, and how much was attended at all."""
+        events = self.tables.rows(batch.features, self.attended)
+        key = self.key(torch.cat([event.values for event in events], 1))  # [T, C]
+        weight = batch.features.weights_of(self.attended[0])
+        values = torch.stack([weight, weight.abs(), torch.ones_like(weight)], 1)  # [T, 3]
+        return self.attention(target, events[0].with_values(key), values)

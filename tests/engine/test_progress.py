@@ -1,0 +1,48 @@
+"""Progress: plain lines for a file, a bar for a terminal, and nothing that slows the loop."""
+
+from __future__ import annotations
+
+import io
+
+from cuesta.engine.progress import Progress, show_progress
+
+
+class Terminal(io.StringIO):
+    """Pretend to be a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def progress(step: int, metrics: dict[str, float] | None = None) -> Progress:
+    """Return progress at a step of 100."""
+    return Progress(
+        step=step,
+        num_steps=100,
+        epoch=0,
+        losses={"loss": 0.25},
+        examples_per_second=1e6,
+        remaining_s=90.0,
+        metrics=metrics,
+    )
+
+
+def test_a_file_gets_few_lines_and_every_evaluation() -> None:
+    stream = io.StringIO()
+    with show_progress(stream) as show:
+        for step in range(1, 101):
+            show(progress(step))
+        show(progress(100, {"auc": 0.75}))
+    first, *_, last = stream.getvalue().splitlines()
+    assert first == "step 1/100 · loss 0.2500 · 1,000,000 examples/s · 1:30 left"
+    assert last == "step 100: validation auc 0.75"
+    assert len(stream.getvalue().splitlines()) < 10
+
+
+def test_a_terminal_gets_a_bar() -> None:
+    stream = Terminal()
+    with show_progress(stream) as show:
+        show(progress(50))
+        show(progress(50, {"auc": 0.75}))
+    assert "step 50: validation auc 0.75" in stream.getvalue()
+    assert "step 50/100" in stream.getvalue()

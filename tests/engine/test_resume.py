@@ -1,0 +1,130 @@
+"""A run that is killed at any moment and resumed equals the unbroken run, byte for byte."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from signal import SIGKILL, SIGTERM
+from subprocess import PIPE
+
+import pytest
+from safetensors.torch import load_file
+from small_task import SmallConfig, small_recipe
+
+from cuesta.engine.checkpoint import checkpoint_steps
+from cuesta.engine.loop import train
+from cuesta.engine.optim import OptimConfig
+from cuesta.engine.recipe import LoopConfig
+from cuesta.engine.run_folder import RunFolder, read_json
+from cuesta.errors import UserError
+
+pytestmark = pytest.mark.usefixtures("no_report")
+SAME_FILES = ("losses.jsonl", "evaluations.jsonl", "weights.safetensors", "recipe.json")
+
+
+Victim = Callable[..., int]
+
+
+@pytest.fixture(scope="module")
+def victim() -> Iterator[Victim]:
+    """Yield a function that trains in a process that ends itself, and returns its exit status."""
+    command = [sys.executable, str(Path(__file__).with_name("victim.py"))]
+    with subprocess.Popen(command, stdin=PIPE, stdout=PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        stdin, stdout = process.stdin, process.stdout
+
+        def train_until(folder: Path, moment: str, *flags: str) -> int:
+            print(folder, moment, *flags, file=stdin, flush=True)
+            return int(stdout.readline())
+
+        yield train_until
+        stdin.close()
+
+
+def assert_same_run(folder: Path, other: Path) -> None:
+    """Compare everything that a run computes."""
+    for name in SAME_FILES:
+        assert (folder / name).read_bytes() == (other / name).read_bytes(), name
+    metrics, others = read_json(folder / "metrics.json"), read_json(other / "metrics.json")
+    assert isinstance(metrics, dict)
+    assert isinstance(others, dict)
+    for name in ("validation", "test", "step", "best_step", "fingerprint"):
+        assert metrics[name] == others[name], name
+
+
+def test_killed_anywhere_and_resumed_equals_the_unbroken_run(
+    tmp_path: Path, victim: Victim
+) -> None:
+    folder = tmp_path / "run"
+    unbroken = tmp_path / "unbroken"
+    assert victim(unbroken, "never") == 0
+    assert victim(folder, "step:2") == -SIGKILL, "before the first checkpoint"
+    assert checkpoint_steps(RunFolder(folder)) == []
+    assert victim(folder, "rename:8", "--resume") == -SIGKILL, "while saving"
+    assert checkpoint_steps(RunFolder(folder)) == [6]
+    assert victim(folder, "step:11", "--resume") == -SIGKILL, "in the middle of an epoch"
+    with (folder / "losses.jsonl").open("a") as losses:
+        losses.write('{"step": 12, "epo')  # a line that the kill cut off
+    assert victim(folder, "term:17", "--resume") == 128 + SIGTERM
+    assert checkpoint_steps(RunFolder(folder))[-1] == 17
+    assert victim(folder, "never", "--resume") == 0
+    assert_same_run(folder, unbroken)
+    assert not list((folder / "checkpoints").glob(".tmp*")), "the killed save left nothing behind"
+
+
+def test_resuming_a_finished_run_changes_nothing_but_notes_the_session(tmp_path: Path) -> None:
+    train(small_recipe(), tmp_path / "run")
+    before = {name: (tmp_path / "run" / name).read_bytes() for name in SAME_FILES}
+    train(small_recipe(), tmp_path / "run", resume=True)
+    assert before == {name: (tmp_path / "run" / name).read_bytes() for name in SAME_FILES}
+    sessions = read_json(tmp_path / "run" / "environment.json")
+    assert isinstance(sessions, list)
+    assert [session["from_step"] for session in sessions if isinstance(session, dict)] == [0, 21]
+
+
+def test_optimiser_state_survives_a_checkpoint_bit_by_bit(tmp_path: Path) -> None:
+    train(small_recipe(), tmp_path / "a")
+    checkpoint = tmp_path / "a" / "checkpoints" / "step-000000021"
+    moments = load_file(checkpoint / "optimizer.safetensors")
+    assert {name.rpartition(".")[2] for name in moments} == {"step", "exp_avg", "exp_avg_sq"}
+    assert {name.rpartition(".")[0] for name in moments} == {
+        "hidden.weight",
+        "hidden.bias",
+        "out.weight",
+        "out.bias",
+    }
+    assert int(load_file(checkpoint / "model.safetensors")["table.updates"]) == 21
+
+
+def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:
+    train(small_recipe(), tmp_path / "run")
+    other = small_recipe(SmallConfig(width=9), OptimConfig(lr=0.5))
+    with pytest.raises(UserError, match=r"task\.width: 8 -> 9; optim\.lr: 0\.01 -> 0\.5"):
+        train(other, tmp_path / "run", resume=True)
+
+
+def test_a_folder_without_a_run_is_not_resumed(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nothing to resume in .*/run: it has no recipe\.json"):
+        train(small_recipe(), tmp_path / "run", resume=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path: Path) -> None:
+    train(small_recipe(), tmp_path / "run")
+    file = tmp_path / "run" / "checkpoints" / "step-000000021" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(UserError, match=r"model\.safetensors cannot be read: ") as error:
+        train(small_recipe(), tmp_path / "run", resume=True)
+    assert "\n" not in str(error.value)
+
+
+def test_the_best_and_the_last_checkpoints_are_kept(tmp_path: Path) -> None:
+    loop = LoopConfig(
+        epochs=3, evaluate_every=5, checkpoint_every=2, keep_checkpoints=2, monitor="auc"
+    )
+    result = train(small_recipe(loop=loop), tmp_path / "run")
+    assert result.best_step == 5, "with mode min the lowest AUC is best, that of the first steps"
+    assert checkpoint_steps(RunFolder(tmp_path / "run")) == [5, 20, 21]

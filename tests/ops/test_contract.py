@@ -1,0 +1,37 @@
+"""The op contract: every op folder has its three bodies with the same functions and the same parameters."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import cuesta.ops
+
+FOLDERS = sorted(p.parent for p in Path(cuesta.ops.__file__).parent.glob("*/__init__.py"))
+
+
+def public_functions(path: Path) -> dict[str, list[str]]:
+    functions = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)]
+    plain = [f for f in functions if not any("jit" in ast.unparse(d) for d in f.decorator_list)]
+    return {f.name: [a.arg for a in f.args.args] for f in plain if not f.name.startswith("_")}
+
+
+def test_there_are_ops() -> None:
+    assert len(FOLDERS) >= 4
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda p: p.name)
+def test_bodies_have_the_same_functions_and_parameters(folder: Path) -> None:
+    bodies = {name: public_functions(folder / f"{name}.py") for name in ("reference", "cpu", "gpu")}
+    assert bodies["cpu"], f"{folder.name} has no public body"
+    for name, parameters in bodies["cpu"].items():
+        for other in ("reference", "gpu"):
+            assert bodies[other].get(name) == parameters, f"{folder.name}/{other}.py: {name}"
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda p: p.name)
+def test_tests_of_an_op_have_no_literal_tolerance(folder: Path) -> None:
+    path = Path(__file__).parent / f"test_{folder.name}.py"
+    assert path.exists(), f"no tests for {folder.name}"
+    assert "atol=" not in path.read_text()
+    assert "rtol=" not in path.read_text()
