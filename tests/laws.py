@@ -24,7 +24,10 @@ def row_lengths(draw: st.DrawFn, max_rows: int = 8, max_length: int = 12) -> lis
 
 @st.composite
 def raggeds(
-    draw: st.DrawFn, dtype: torch.dtype = torch.float32, max_rows: int = 8, dims: tuple[int, ...] = (1, 3, 16, 21)
+    draw: st.DrawFn,
+    dtype: torch.dtype = torch.float32,
+    max_rows: int = 8,
+    dims: tuple[int, ...] = (1, 3, 16, 21),
 ) -> Ragged:
     """Draw a ragged tensor of values [T, D]."""
     lengths = draw(row_lengths(max_rows))

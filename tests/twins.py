@@ -52,7 +52,9 @@ def _assert_close(oracle: Tensor, reference: Tensor, actual: Tensor, *, what: st
     if not actual.is_floating_point():
         assert torch.equal(actual, reference), f"{what}: integers differ"
         return
-    assert bool(actual.isfinite().eq(oracle.isfinite()).all()), f"{what}: not every element was written"
+    assert bool(actual.isfinite().eq(oracle.isfinite()).all()), (
+        f"{what}: not every element was written"
+    )
     if oracle.numel() == 0:
         return
     theirs, ours = (reference.double() - oracle).abs(), (actual.double() - oracle).abs()

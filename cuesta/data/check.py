@@ -1,4 +1,4 @@
-"""`check`: every violation in a ranking log, by file, row group and row, in one pass of bounded memory."""
+"""`check`: every violation in a ranking log, by file, row group and row, in one bounded pass."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def check(
 ) -> list[Violation]:
     """Return what is wrong with the Parquet files under `paths`; an empty list means nothing is.
 
-    Of each kind the first `limit` are listed, and `Violation.total` says how many there are. Rows of
-    a file that is corrupt or lacks columns are not looked at. Raises `UserError` for a schema that
-    is wrong or a path that does not exist.
+    Of each kind the first `limit` are listed, and `Violation.total` says how many there are. Rows
+    of a file that is corrupt or lacks columns are not looked at. Raises `UserError` for a schema
+    that is wrong or a path that does not exist.
     """
     schema = schema if isinstance(schema, Schema) else load_schema(schema)
     found = _Found(limit)
@@ -90,8 +90,7 @@ class _Labels:
         return [
             (SPLITS[split], int(ones > 0))
             for split, ones in enumerate(self._ones)
-            if (num_rows := self._bounds[split + 1] - self._bounds[split])
-            and ones in (0, num_rows)
+            if (num_rows := self._bounds[split + 1] - self._bounds[split]) and ones in (0, num_rows)
         ]
 
 

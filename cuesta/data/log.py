@@ -90,13 +90,10 @@ class ParquetLog:
                 num_values += sum(group.column(leaf).num_values for leaf in leaves)
         return 8 * num_values / max(num_rows, 1)
 
-    def table(self, names: Sequence[str]) -> pa.Table:
-        """Return these columns of the whole log."""
-        tables = [
-            self._table(group.file, group.number, names, as_dictionaries=False)
-            for group in self.groups
-        ]
-        return pa.concat_tables(tables, promote_options="permissive")
+    def table_of(self, group: int, names: Sequence[str]) -> pa.Table:
+        """Return these columns of a row group as they are in the file."""
+        file, number = self.groups[group][:2]
+        return self._table(file, number, names, as_dictionaries=False)
 
     def _table(
         self, file: Path, number: int, names: Sequence[str], *, as_dictionaries: bool
@@ -144,6 +141,16 @@ class TableLog:
     def bytes_per_row(self, names: Sequence[str]) -> float:
         """Return the table's bytes by its rows."""
         return self.rows.select(list(names)).nbytes / max(self.rows.num_rows, 1)
+
+
+def open_log(paths: str | Path | Sequence[str | Path], schema: Schema) -> ParquetLog:
+    """Return the log in these files and folders; raise `UserError` at what is wrong with them."""
+    footers = {}
+    for file in parquet_files(paths):
+        footers[file], violations = open_footer(file, schema)
+        if violations:
+            raise ViolationError(violations[0])
+    return ParquetLog.of(footers)
 
 
 def num_rows_of(log: Log) -> int:
@@ -221,7 +228,8 @@ def find_unsorted(log: Log, time: str) -> Iterator[tuple[int, int]]:
 
 def sorted_in_memory(log: ParquetLog, schema: Schema) -> TableLog:
     """Return the log with its rows in time order; rows of equal time keep theirs."""
-    rows = log.table(schema.columns()).combine_chunks()
+    tables = [log.table_of(number, schema.columns()) for number in range(len(log.groups))]
+    rows = pa.concat_tables(tables, promote_options="permissive").combine_chunks()
     order = np.argsort(ticks_of(rows.column(schema.time).combine_chunks()), kind="stable")
     return TableLog.of(rows.take(order), log.groups[0].file)
 

@@ -9,12 +9,10 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
-
-import numpy as np
 
 from cuesta.data.batch import RankingBatch
 from cuesta.data.columns import floats_of
@@ -24,14 +22,13 @@ from cuesta.data.log import (
     ParquetLog,
     find_unsorted,
     num_rows_of,
-    open_footer,
-    parquet_files,
+    open_log,
     parts,
     read_sound,
     sorted_in_memory,
 )
 from cuesta.data.reader import Order, Reader, num_batches
-from cuesta.data.schema import SPLITS, Schema, load_schema, schema_to_tree
+from cuesta.data.schema import SPLITS, Schema, load_schema, schema_to_tree, split_bounds
 from cuesta.data.violations import Violation, ViolationError
 from cuesta.errors import UserError
 
@@ -109,28 +106,18 @@ def open_ranking_data(
     memory.
     """
     schema = _schema_for(paths, schema)
-    footers = {}
-    for file in parquet_files(paths):
-        footers[file], violations = open_footer(file, schema)
-        if violations:
-            raise ViolationError(violations[0])
-    log = _in_time_order(ParquetLog.of(footers), schema)
+    files = open_log(paths, schema)
+    log = _in_time_order(files, schema)
     bounds = split_bounds(num_rows_of(log), schema)
     if bounds[1] == 0:
-        raise UserError(f"{next(iter(footers))}: no rows to train on; name a log with rows")
+        raise UserError(f"{paths}: no rows to train on; name a log with rows")
     columns = vocabulary_columns(schema)
     if cache_folder is None or not columns:
         return RankingData(log, schema, fit_encoders(schema, parts(log, 0, bounds[1], columns)))
-    folder = Path(cache_folder) / f"encoders-{_fingerprint(footers, schema)}"
+    folder = Path(cache_folder) / f"encoders-{_fingerprint(files.footers, schema)}"
     if not folder.exists():
         fit_encoders(schema, parts(log, 0, bounds[1], columns)).save(folder)
     return RankingData(log, schema, Encoders.load(folder))
-
-
-def split_bounds(num_rows: int, schema: Schema) -> list[int]:
-    """Return where train begins, where validation and test begin, and where test ends."""
-    shares = np.cumsum([0, *schema.split])
-    return [round(float(share) * num_rows) for share in shares]
 
 
 @functools.lru_cache(maxsize=64)
@@ -140,7 +127,7 @@ def _base_rate(data: RankingData, split: str) -> float:
     if begin == end:
         raise UserError(f"split {split!r} has no rows; give it a share in the schema")
     sums = [
-        float(floats_of(part[label].values).sum(dtype=np.float64))
+        float(floats_of(part[label].values).sum(dtype="float64"))
         for part in parts(data.log, begin, end, [label])
     ]
     return sum(sums) / (end - begin)
@@ -175,10 +162,9 @@ def _in_time_order(log: ParquetLog, schema: Schema) -> Log:
     return sorted_in_memory(log, schema)
 
 
-def _fingerprint(footers: dict[Path, object], schema: Schema) -> str:
+def _fingerprint(files: Iterable[Path], schema: Schema) -> str:
     """Return a name for these files, by name, size and time of change, under this schema."""
-    files = [
-        (str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in footers
-    ]
-    text = json.dumps([files, schema_to_tree(schema)])
+    states = [(file, file.stat()) for file in files]
+    known = [(str(file.resolve()), state.st_size, state.st_mtime_ns) for file, state in states]
+    text = json.dumps([known, schema_to_tree(schema)])
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -22,10 +22,11 @@ from numpy.typing import NDArray
 from cuesta.data.batch import RankingBatch
 from cuesta.data.encoders import Encoders
 from cuesta.data.log import Log, read_sound
-from cuesta.data.rows import Rows, encode_rows, gather, join, join_batches
+from cuesta.data.rows import Rows, Window, batches_of, encode_rows
 from cuesta.data.schema import Schema
 
 WINDOW_BYTES = 256 * 2**20
+_AHEAD = 4  # batches
 
 
 @final
@@ -68,23 +69,10 @@ class Reader:
 
     def batches(self, order: Order) -> Iterator[RankingBatch]:
         """Yield the batches of one epoch, made ahead by a thread that ends with the iterator."""
-        return prefetch(self._batches(order), ahead=4)
-
-    def _batches(self, order: Order) -> Iterator[RankingBatch]:
-        pending: list[RankingBatch] = []
-        missing = order.batch_size
-        for rows, permutation in self._windows(order):
-            position = 0
-            while position < len(permutation):
-                taken = permutation[position : position + missing]
-                pending.append(gather(rows, taken))
-                position += len(taken)
-                missing -= len(taken)
-                if missing == 0:
-                    yield join_batches(pending)
-                    pending, missing = [], order.batch_size
-        if pending and not order.drop_last:
-            yield join_batches(pending)
+        windows = self._windows(order)
+        return prefetch(
+            batches_of(windows, order.batch_size, drop_last=order.drop_last), ahead=_AHEAD
+        )
 
     def _windows(self, order: Order) -> Iterator[tuple[Rows, NDArray[np.int64]]]:
         """Yield each window's rows and the order in which they go, from the first row wanted."""
@@ -94,8 +82,9 @@ class Reader:
             skip -= _num_rows(windows[first])
             first += 1
         decoded = self._read([span for spans in windows[first:] for span in spans])
+        window = Window()
         for number in range(first, len(windows)):
-            rows = join([next(decoded) for _ in windows[number]])
+            rows = window.join([next(decoded) for _ in windows[number]])
             num_rows = _num_rows(windows[number])
             if order.seed is None:
                 permutation = np.arange(num_rows)

@@ -1,7 +1,7 @@
 """`Rows`: decoded and encoded rows of a log, from which batches are gathered in any order.
 
 ```
-columns of a row group --encode_rows--> Rows --join--> Rows of a window --gather(order)--> batch
+columns of a row group --encode_rows--> Rows --Window--> Rows of a window --gather(order)--> batch
 ```
 
 What a row has one of lies side by side, so that a shuffled row costs few cache misses. A ragged
@@ -11,7 +11,7 @@ cutting histories copies nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, final
 
@@ -96,27 +96,43 @@ def encode_rows(columns: Mapping[str, Column], schema: Schema, encoders: Encoder
     )
 
 
-def join(parts: Sequence[Rows]) -> Rows:
-    """Return the rows of all parts, one after another."""
-    if len(parts) == 1:
-        return parts[0]
-    spans = np.concatenate([part.spans for part in parts])
-    first = 0
-    for part in parts[:-1]:
-        first += part.spans.shape[0]
-        for number, values in _values_of_groups(part):
-            spans[first:, number, 0] += values.shape[0]
-    weights = zip(*(part.weights for part in parts), strict=True)
-    return Rows(
-        layout=parts[0].layout,
-        numbers=np.concatenate([part.numbers for part in parts]),
-        integers=np.concatenate([part.integers for part in parts]),
-        spans=spans,
-        values=tuple(
-            np.concatenate(each) for each in zip(*(part.values for part in parts), strict=True)
-        ),
-        weights=tuple(None if each[0] is None else np.concatenate(each) for each in weights),
-    )
+class Window:
+    """Hold the memory in which windows are joined: to ask the system for it anew costs as much."""
+
+    def __init__(self) -> None:
+        self._buffers: dict[str, np.ndarray] = {}
+
+    def join(self, parts: Sequence[Rows]) -> Rows:
+        """Return the rows of all parts, one after another; they live until the next call."""
+        if len(parts) == 1:
+            return parts[0]
+        spans = self._join("spans", [part.spans for part in parts])
+        first = 0
+        for part in parts[:-1]:
+            first += part.spans.shape[0]
+            for number, ids in _values_of_groups(part):
+                spans[first:, number, 0] += ids.shape[0]
+        values = zip(*(part.values for part in parts), strict=True)
+        weights = zip(*(part.weights for part in parts), strict=True)
+        return Rows(
+            layout=parts[0].layout,
+            numbers=self._join("numbers", [part.numbers for part in parts]),
+            integers=self._join("integers", [part.integers for part in parts]),
+            spans=spans,
+            values=tuple(self._join(f"values {n}", each) for n, each in enumerate(values)),
+            weights=tuple(
+                None if each[0] is None else self._join(f"weights {n}", each)
+                for n, each in enumerate(weights)
+            ),
+        )
+
+    def _join(self, name: str, parts: Sequence[np.ndarray]) -> np.ndarray:
+        length = sum(part.shape[0] for part in parts)
+        held = self._buffers.get(name)
+        if held is None or held.shape[0] < length:
+            held = np.empty((length + length // 8, *parts[0].shape[1:]), parts[0].dtype)
+            self._buffers[name] = held
+        return np.concatenate(parts, out=held[:length])
 
 
 def gather(rows: Rows, order: NDArray[np.int64]) -> RankingBatch:
@@ -153,8 +169,29 @@ def gather(rows: Rows, order: NDArray[np.int64]) -> RankingBatch:
     )
 
 
-def join_batches(parts: Sequence[RankingBatch]) -> RankingBatch:
-    """Return the rows of all batches as one."""
+def batches_of(
+    windows: Iterable[tuple[Rows, NDArray[np.int64]]], batch_size: int, *, drop_last: bool = False
+) -> Iterator[RankingBatch]:
+    """Yield batches of the rows that each window holds, in the order it gives.
+
+    A batch may span windows; only the last one is short.
+    """
+    pending: list[RankingBatch] = []
+    missing = batch_size
+    for rows, order in windows:
+        position = 0
+        while position < len(order):
+            pending.append(gather(rows, order[position : position + missing]))
+            position += pending[-1].num_rows
+            missing -= pending[-1].num_rows
+            if missing == 0:
+                yield _join_batches(pending)
+                pending, missing = [], batch_size
+    if pending and not drop_last:
+        yield _join_batches(pending)
+
+
+def _join_batches(parts: Sequence[RankingBatch]) -> RankingBatch:
     if len(parts) == 1:
         return parts[0]
     return RankingBatch(

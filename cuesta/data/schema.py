@@ -164,6 +164,12 @@ class Schema:
         )
 
 
+def split_bounds(num_rows: int, schema: Schema) -> list[int]:
+    """Return the rows where train, validation and test begin, and where test ends."""
+    train, validation, _ = schema.split
+    return [0, round(train * num_rows), round((train + validation) * num_rows), num_rows]
+
+
 def load_schema(path: str | Path) -> Schema:
     """Return the schema in a TOML file; raise `UserError` naming file, key, value and remedy."""
     try:

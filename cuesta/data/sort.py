@@ -1,10 +1,11 @@
-"""`sort_by_time`: a log in time order, whatever its size, in the memory of one bucket."""
+"""`sort_by_time`: a log in time order, whatever its size, in about the memory of one bucket."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pyarrow as pa
@@ -12,10 +13,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from cuesta.data.columns import ticks_of
-from cuesta.data.files import atomic_file, atomic_folder
-from cuesta.data.log import ParquetLog, open_footer, parquet_files
+from cuesta.data.files import atomic_file
+from cuesta.data.log import ParquetLog, num_rows_of, open_log, read_sound
 from cuesta.data.schema import Schema
-from cuesta.data.violations import ViolationError
 
 BUCKET_BYTES = 256 * 2**20
 
@@ -29,29 +29,46 @@ def sort_by_time(
 ) -> None:
     """Write the rows of `source` in time order to the Parquet file `target`, atomically.
 
-    Rows of equal time keep their order; columns that the schema does not name are left out. Rows are
-    first dealt into files by ranges of time of about `bucket_bytes` each, then each file is sorted.
-    Beside one bucket, 8 bytes a row are held.
+    Rows of equal time keep their order; columns that the schema does not name are left out. The
+    rows are dealt into one file per range of time, about `bucket_bytes` decoded bytes each, and
+    each file is sorted; beside one bucket, 8 bytes a row are held. Raises `UserError` at bad rows.
     """
-    footers = {}
-    for file in parquet_files(source):
-        footers[file], violations = open_footer(file, schema)
-        if violations:
-            raise ViolationError(violations[0])
-    log = ParquetLog.of(footers)
+    log = open_log(source, schema)
     times = np.concatenate(
-        [ticks_of(table[schema.time].combine_chunks()) for table in _tables(log, [schema.time])]
+        [
+            ticks_of(read_sound(log, number, schema)[schema.time].values)
+            for number in range(len(log.groups))
+        ]
     )
-    rows_a_bucket = max(int(bucket_bytes / max(log.bytes_per_row(schema.columns()), 1)), 1)
-    bounds = np.unique(np.sort(times)[rows_a_bucket::rows_a_bucket])
-    target = Path(target)
-    with atomic_file(target) as temporary, ExitStack() as stack:
-        buckets = stack.enter_context(_scratch(target))
-        files = _deal(log, schema, bounds, buckets)
-        writer: pq.ParquetWriter | None = None
-        for file in files:
-            rows = pq.read_table(file)
-            order = np.argsort(ticks_of(rows[schema.time].combine_chunks()), kind="stable")
-            if writer is None:
-                writer = stack.enter_context(pq.ParquetWriter(temporary, rows.schema))
-            writer.write_table(rows.take(order), row_group_size=65_536)
+    num_buckets = 1 + int(log.bytes_per_row(schema.columns()) * num_rows_of(log) / bucket_bytes)
+    times.sort()
+    bounds = np.unique(times[len(times) // num_buckets :: max(len(times) // num_buckets, 1)])
+    with atomic_file(target) as temporary, TemporaryDirectory(dir=temporary.parent) as scratch:
+        with ExitStack() as stack:
+            files = [Path(scratch) / f"{number}.parquet" for number in range(len(bounds) + 1)]
+            arrow_schema = log.table_of(0, schema.columns()).schema
+            writers = [stack.enter_context(pq.ParquetWriter(f, arrow_schema)) for f in files]
+            _deal(log, schema, bounds, writers)
+        with pq.ParquetWriter(temporary, arrow_schema) as writer:
+            for file in files:
+                rows = pq.read_table(file)
+                order = np.argsort(_times(rows, schema), kind="stable")
+                writer.write_table(rows.take(order), row_group_size=65_536)
+
+
+def _deal(
+    log: ParquetLog,
+    schema: Schema,
+    bounds: NDArray[np.int64],
+    writers: Sequence[pq.ParquetWriter],
+) -> None:
+    """Write each row to the bucket of its time; equal times meet in one bucket, in their order."""
+    for number in range(len(log.groups)):
+        rows = log.table_of(number, schema.columns())
+        buckets = np.searchsorted(bounds, _times(rows, schema), side="right")
+        for bucket in np.unique(buckets):
+            writers[bucket].write_table(rows.filter(pa.array(buckets == bucket)))
+
+
+def _times(rows: pa.Table, schema: Schema) -> NDArray[np.int64]:
+    return ticks_of(rows[schema.time].combine_chunks())

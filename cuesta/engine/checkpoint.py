@@ -19,6 +19,7 @@ file, written three times slower.
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,9 +29,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from cuesta.data.files import atomic_file, atomic_folder
+from cuesta.data.files import atomic_folder
 from cuesta.engine.optim import Optimizer
-from cuesta.engine.run_folder import RunFolder, read_json, write_json
+from cuesta.engine.run_folder import RunFolder, read_json
 from cuesta.errors import UserError
 
 
@@ -63,7 +64,7 @@ def save_checkpoint(
     with atomic_folder(folder, overwrite=True) as temporary:
         save_tensors(temporary / "model.safetensors", model.state_dict())
         save_tensors(temporary / "optimizer.safetensors", optimizer.state_dict())
-        write_json(temporary / "state.json", dataclasses.asdict(state))
+        (temporary / "state.json").write_text(json.dumps(dataclasses.asdict(state)))
     removable = [step for step in checkpoint_steps(run)[:-keep] if step != state.best_step]
     for step in removable:
         shutil.rmtree(_folder(run, step))
@@ -94,14 +95,21 @@ def load_best(run: RunFolder, state: TrainingState, model: nn.Module) -> int:
 
 def checkpoint_steps(run: RunFolder) -> list[int]:
     """Return the steps that have a checkpoint, rising."""
-    names = (
-        [path.name for path in run.checkpoints.glob("step-*")] if run.checkpoints.exists() else []
-    )
+    names = (path.name for path in run.checkpoints.glob("step-*"))
     return sorted(int(name.removeprefix("step-")) for name in names)
 
 
+def sweep_checkpoints(run: RunFolder) -> list[int]:
+    """Remove what a killed save left behind, and return the steps that have a checkpoint."""
+    steps = checkpoint_steps(run)
+    whole = {_folder(run, step) for step in steps}
+    for leftover in set(run.checkpoints.glob("*")) - whole:
+        shutil.rmtree(leftover)
+    return steps
+
+
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write `tensors` to one safetensors file, atomically; tied tensors once per name."""
+    """Write `tensors` to one safetensors file; tied tensors are written once per name."""
     seen: set[int] = set()
     plain: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
@@ -109,9 +117,8 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         tied = tensor.numel() > 0 and tensor.data_ptr() in seen
         plain[name] = tensor.clone() if tied else tensor
         seen.add(tensor.data_ptr())
-    with atomic_file(path) as temporary:
-        save_file(plain, temporary)
-        temporary.chmod(0o644)  # safetensors keeps files from everybody else
+    save_file(plain, path)
+    path.chmod(0o644)  # safetensors keeps files from everybody else
 
 
 def load_weights(path: Path, model: nn.Module) -> None:

@@ -46,7 +46,7 @@ def describe_environment(device: torch.device, *, from_step: int) -> dict[str, J
 def _command() -> str:
     """Return the command line as one would type it again."""
     program, *args = sys.argv
-    if Path(program).name in ("cuesta", "__main__.py"):
+    if "cuesta" in (Path(program).name, Path(program).parent.name):  # installed, or python -m
         return shlex.join(["cuesta", *args])
     return shlex.join(["python", program, *args])
 

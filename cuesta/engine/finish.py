@@ -12,11 +12,12 @@ from typing import Literal
 
 import torch
 
+from cuesta.data.files import atomic_file
 from cuesta.engine.checkpoint import TrainingState, load_best, load_weights, save_tensors
 from cuesta.engine.optim import embedding_bytes
 from cuesta.engine.recipe import Json, Recipe, fingerprint, from_json
 from cuesta.engine.report import write_report
-from cuesta.engine.run_folder import RunFolder, read_json, write_json
+from cuesta.engine.run_folder import RunFolder, read_json, without_nan, write_json
 from cuesta.engine.task import BatchType, Evaluation, Task
 from cuesta.errors import UserError
 
@@ -40,13 +41,13 @@ class TrainResult:
     report: Path
 
     def to_json(self) -> dict[str, Json]:
-        """Return the fields for `--json` and `metrics.json`, paths as strings."""
+        """Return the fields for `--json` and `metrics.json`, paths as strings, NaN as null."""
         return {
             "folder": str(self.folder),
             "step": self.step,
             "best_step": self.best_step,
-            "validation": dict(self.validation),
-            "test": dict(self.test),
+            "validation": without_nan(dict(self.validation)),
+            "test": without_nan(dict(self.test)),
             "seconds": self.seconds,
             "examples_per_second": self.examples_per_second,
             "embedding_bytes": self.embedding_bytes,
@@ -81,7 +82,8 @@ def finish(
         report=run.report,
     )
     summary = {"recipe": recipe.name, "fingerprint": fingerprint(recipe), **result.to_json()}
-    save_tensors(run.weights, task.model.state_dict())
+    with atomic_file(run.weights) as temporary:
+        save_tensors(temporary, task.model.state_dict())
     write_json(run.metrics, summary)
     write_report(run, recipe, evaluations)
     return result

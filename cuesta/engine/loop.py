@@ -9,9 +9,12 @@ for bit on one CPU, and elsewhere as far as the device's own kernels repeat them
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
+import statistics
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +22,6 @@ from typing import Generic, final
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from cuesta.engine import environment, run_folder
 from cuesta.engine.checkpoint import (
@@ -27,6 +29,7 @@ from cuesta.engine.checkpoint import (
     checkpoint_steps,
     load_checkpoint,
     save_checkpoint,
+    sweep_checkpoints,
 )
 from cuesta.engine.events import Events
 from cuesta.engine.finish import TrainResult, evaluate_split, finish, model_precision
@@ -70,7 +73,7 @@ def train(
         if not resume:
             run_folder.empty(run)
             write_json(run.recipe, to_json(recipe))
-        steps = checkpoint_steps(run)
+        steps = sweep_checkpoints(run)
         state = load_checkpoint(run, steps[-1], task.model, optimizer) if steps else TrainingState()
         _note_session(run, device, state.step)
         training = _Training(recipe, run, task, optimizer, state, device, num_steps, on_progress)
@@ -94,22 +97,21 @@ class _Training(Generic[BatchType]):
     _losses: Journal = field(init=False)
     _evaluations: Journal = field(init=False)
     _events: Events = field(init=False)
-    _seconds_per_step: float | None = field(init=False, default=None)
+    _recent_seconds: deque[float] = field(init=False, default_factory=lambda: deque(maxlen=20))
 
     def run_to_end(self) -> None:
         """Do all steps that remain; leave the checkpoint of the last one, and of the best."""
         step = self.state.step
-        self._losses = open_journal(self.run.losses, last_step=step)
-        self._evaluations = open_journal(self.run.evaluations, last_step=step)
-        self._events = Events(self.run.events, from_step=step)
-        try:
-            with stop_on_signals() as stop:
-                while not self._is_done():
-                    self._run_epoch(stop)
-        finally:
-            self._losses.close()
-            self._evaluations.close()
-            self._events.close()
+        with contextlib.ExitStack() as files:
+            losses = open_journal(self.run.losses, last_step=step)
+            self._losses = files.enter_context(contextlib.closing(losses))
+            evaluations = open_journal(self.run.evaluations, last_step=step)
+            self._evaluations = files.enter_context(contextlib.closing(evaluations))
+            events = Events(self.run.events, from_step=step)
+            self._events = files.enter_context(contextlib.closing(events))
+            stop = files.enter_context(stop_on_signals())
+            while not self._is_done():
+                self._run_epoch(stop)
 
     def _run_epoch(self, stop: StopRequest) -> None:
         """Do the steps that remain of the current epoch, or fewer if the run ends in it."""
@@ -144,7 +146,8 @@ class _Training(Generic[BatchType]):
             with model_precision(self.recipe.loop.precision, self.device):
                 losses = self.task.losses(batch)
             share = batch.num_rows / rows
-            for name, value in _numbers(losses).items():
+            for name, loss in losses.items():
+                value = float(loss.detach())
                 self._check_finite(f"{name} is {value}", value, index)
                 totals[name] = totals.get(name, 0.0) + share * value
             (losses["loss"] * share).backward()
@@ -179,8 +182,7 @@ class _Training(Generic[BatchType]):
             state.epoch, state.batch = state.epoch + 1, 0
         state.examples += sum(batch.num_rows for batch in group)
         state.seconds += seconds
-        recent = self._seconds_per_step
-        self._seconds_per_step = seconds if recent is None else 0.95 * recent + 0.05 * seconds
+        self._recent_seconds.append(seconds)
 
     def _report(
         self, losses: Mapping[str, float], metrics: Mapping[str, float] | None = None
@@ -192,7 +194,7 @@ class _Training(Generic[BatchType]):
             epoch=state.epoch,
             losses=losses,
             examples_per_second=state.examples / max(state.seconds, 1e-9),
-            remaining_s=(self._seconds_per_step or 0.0) * (self.num_steps - state.step),
+            remaining_s=statistics.median(self._recent_seconds) * (self.num_steps - state.step),
             metrics=metrics,
         )
         if state.step % self.recipe.loop.log_every == 0 or metrics is not None:
@@ -258,6 +260,8 @@ def _num_steps(recipe: Recipe, num_train_batches: int) -> int:
     """Return the updates of the whole run; the last update of an epoch may average over fewer
     batches.
     """
+    if num_train_batches < 1:
+        raise UserError(f"{recipe.name} has nothing to train on: its training split is empty")
     num_steps = recipe.loop.epochs * math.ceil(num_train_batches / recipe.loop.accumulate)
     return min(num_steps, recipe.loop.max_steps or num_steps)
 
@@ -265,12 +269,6 @@ def _num_steps(recipe: Recipe, num_train_batches: int) -> int:
 def _step_seed(seed: int, step: int) -> int:
     """Return 32 bits of seed (all that torch's CPU generator takes) for one step of one run."""
     return int(np.random.SeedSequence((seed, step)).generate_state(1)[0])
-
-
-def _numbers(losses: Mapping[str, Tensor]) -> dict[str, float]:
-    """Return the losses as numbers, read from the device at once."""
-    values = torch.stack([loss.detach().double() for loss in losses.values()]).tolist()
-    return dict(zip(losses, values, strict=True))
 
 
 def _is_due(every: int | None, step: int, epoch_ended: bool) -> bool:

@@ -19,7 +19,7 @@ from typing import NamedTuple, final
 import numpy as np
 from jaxtyping import Float64, Int, Int64, Num, Shaped
 
-Labels = Num[np.ndarray, " B"]
+Labels = Shaped[np.ndarray, " B"]  # 0 and 1, of any type
 Scores = Num[np.ndarray, " B"]
 
 MEANINGS = {

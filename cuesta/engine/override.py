@@ -12,8 +12,10 @@ import io
 import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from cuesta.engine.recipe import Config, Recipe, did_you_mean
+from cuesta.engine.recipe import Config, Recipe
+from cuesta.engine.registry import did_you_mean
 from cuesta.errors import UserError
 
 
@@ -89,8 +91,8 @@ def _parsed(setting: Setting, words: list[str]) -> object:
         raise UserError(
             f"{setting.flag} needs a value, {setting.expected()}; it is {setting.value} now"
         )
-    if setting.hint is str and len(words) == 1:
-        return words[0]
+    if setting.hint in (str, Path) and len(words) == 1:
+        return typing.cast(type, setting.hint)(words[0])  # also one that begins with a dash
     if setting.hint is bool:
         words = [word.capitalize() for word in words]
     try:

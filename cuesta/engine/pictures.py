@@ -7,6 +7,7 @@ serves light and dark.
 
 from __future__ import annotations
 
+import html
 import io
 import re
 from collections.abc import Sequence
@@ -98,16 +99,16 @@ def _thinned(x: Sequence[float], y: Sequence[float]) -> tuple[np.ndarray, np.nda
 
 
 def _inline(svg: str, title: str) -> str:
-    """Return the element without prologue, metadata, name spaces and fixed size, in the page's
+    """Return the element without prologue, style, name spaces and size, in the page's
     colours and font.
     """
     svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<(metadata|style)[ >].*?</\1>", "", svg, flags=re.DOTALL)
     svg = (
         re.sub(r'\s(xmlns(:\w+)?|version|width|height)="[^"]*"', "", svg.partition(">")[0])
         + svg[svg.index(">") :]
     )
-    svg = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", svg)
+    svg = re.sub(r"font-family: [^;\"]*;? ?", "", svg)
     for colour, variable in _VARIABLES.items():
         svg = svg.replace(colour, f"var({variable})")
-    return svg.replace("<svg", f'<svg role="img" aria-label="{title}"', 1)
+    return svg.replace("<svg", f'<svg role="img" aria-label="{html.escape(title)}"', 1)

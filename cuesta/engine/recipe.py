@@ -9,21 +9,22 @@ of the same name, so that only field values are taken from the file, never code.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import json
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from cuesta.engine.optim import OptimConfig
+from cuesta.engine.registry import did_you_mean
 from cuesta.engine.task import TaskConfig
 from cuesta.errors import UserError
 
-Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
+# A recursive alias would be exact, but the shape checker that the tests run under takes none.
+Json = None | bool | int | float | str | list[Any] | dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +73,10 @@ class Recipe:
     loop: LoopConfig = field(default_factory=LoopConfig)
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise UserError(f"seed must not be negative, got {self.seed}")
+
 
 Config = TypeVar("Config")
 
@@ -119,13 +124,6 @@ def differences(before: Recipe, after: Recipe) -> list[str]:
     ]
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return `; did you mean x?` for the nearest known word, or `; known are …` without one."""
-    known = list(known)
-    near = difflib.get_close_matches(word, known, n=1)
-    return f"; did you mean {near[0]}?" if near else f"; known are {', '.join(known)}"
-
-
 @dataclass(frozen=True)
 class _Restorer:
     """Turn JSON back into typed values, naming file and field in errors."""
@@ -134,7 +132,7 @@ class _Restorer:
 
     def dataclass_value(
         self, saved: Json, default: object, classes: tuple[type, ...], *, path: str
-    ) -> typing.Any:
+    ) -> Any:
         if not isinstance(saved, dict) or "class" not in saved:
             raise UserError(
                 f"{self.where}: {path or 'the recipe'} should be an object with a class"

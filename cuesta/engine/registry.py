@@ -1,15 +1,19 @@
 """`RecipeEntry`: where a named recipe is found and what it is, without importing it.
 
 The command lists recipes without importing torch; only the chosen one is loaded. This is the
-project's one dynamic import by string. The table of names itself belongs to the command, which
-knows every wing.
+project's one dynamic import by string. The table of names belongs to the command, which knows every
+wing.
 """
 
 from __future__ import annotations
 
+import difflib
 import importlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from cuesta.errors import UserError
 
 if TYPE_CHECKING:
     from cuesta.engine.recipe import Recipe
@@ -23,10 +27,23 @@ class RecipeEntry:
     summary: str
 
 
-def load_recipe(name: str, entry: RecipeEntry) -> Recipe:
-    """Return what the function behind `entry` returns; its `name` must be the registered `name`."""
-    module_name, _, function_name = entry.target.partition(":")
+def load_recipe(name: str, entries: Mapping[str, RecipeEntry]) -> Recipe:
+    """Return what the function behind `entries[name]` returns.
+
+    Raises `UserError` naming the nearest recipe when there is none of that name.
+    """
+    if name not in entries:
+        raise UserError(f"there is no recipe {name!r}{did_you_mean(name, entries)}")
+    target = entries[name].target
+    module_name, _, function_name = target.partition(":")
     recipe: Recipe = getattr(importlib.import_module(module_name), function_name)()
     if recipe.name != name:
-        raise ValueError(f"{entry.target} calls its recipe {recipe.name!r}, registered as {name!r}")
+        raise ValueError(f"{target} calls its recipe {recipe.name!r}, registered as {name!r}")
     return recipe
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return `; did you mean x?` for the nearest known word, or `; known are …` without one."""
+    known = list(known)
+    near = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {near[0]}?" if near else f"; known are {', '.join(known)}"

@@ -126,16 +126,17 @@ def disk_errors_in(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _DISK_ERRORS:
-            raise
         path = folder if error.filename is None else Path(os.fsdecode(error.filename))
+        is_ours = path.absolute().is_relative_to(folder.absolute())
+        if error.errno not in _DISK_ERRORS or not is_ours:
+            raise
         message = f"cannot write {path}: {_DISK_ERRORS[error.errno]}; then resume {folder}"
         raise UserError(message) from error
 
 
 def write_json(path: Path, value: Json) -> None:
     """Write `value` to `path` atomically, indented; NaN and infinities become null."""
-    write_text(path, json.dumps(_finite(value), indent=2, allow_nan=False) + "\n")
+    write_text(path, json.dumps(without_nan(value), indent=2, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Json:
@@ -160,7 +161,7 @@ class Journal:
 
     def append(self, line: Mapping[str, Json]) -> None:
         """Write one line; floats keep their full precision, NaN becomes null."""
-        self._file.write(json.dumps(_finite(dict(line)), allow_nan=False) + "\n")
+        self._file.write(json.dumps(without_nan(dict(line)), allow_nan=False) + "\n")
 
     def sync(self) -> None:
         """Wait until every line is on the disk."""
@@ -174,30 +175,32 @@ class Journal:
 
 def open_journal(path: Path, *, last_step: int) -> Journal:
     """Return the journal at `path`, cut back to the lines of steps up to `last_step`."""
-    kept = [line for line in read_journal(path) if line["step"] <= last_step]
-    write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+    kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= last_step]
+    write_text(path, "".join(kept))
     return Journal(path)
 
 
 def read_journal(path: Path) -> list[dict[str, float]]:
-    """Return the lines of a journal, nulls as NaN; a last line that was cut off, or a missing file,
-    counts as none.
-    """
-    if not path.exists():
-        return []
-    lines = []
-    for text in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        if not text.endswith("\n"):
-            break
-        lines.append({k: math.nan if v is None else v for k, v in json.loads(text).items()})
-    return lines
+    """Return the lines of a journal as numbers by name, nulls as NaN."""
+    lines = [json.loads(line) for line in _whole_lines(path)]
+    return [
+        {name: math.nan if value is None else float(value) for name, value in line.items()}
+        for line in lines
+    ]
 
 
-def _finite(value: Json) -> Json:
+def _whole_lines(path: Path) -> list[str]:
+    """Return the lines of a file; none if it is missing, and not a last one that was cut off."""
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    return [line for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+
+def without_nan(value: Json) -> Json:
+    """Return `value` with null for every NaN and infinity, which JSON has not."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: without_nan(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_finite(item) for item in value]
+        return [without_nan(item) for item in value]
     return value

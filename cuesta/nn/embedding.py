@@ -152,7 +152,9 @@ class EmbeddingBags(nn.Module):
         shapes = ", ".join(f"{table.name} {table.num_rows}x{table.dim}" for table in self.tables)
         return f"{shapes}; {self.weight.dtype}, {self.optimizer}"
 
-    def _layout_of(self, kind: Literal["pooled", "unpooled"], keys: tuple[str, ...] | None = None) -> TableLayout:
+    def _layout_of(
+        self, kind: Literal["pooled", "unpooled"], keys: tuple[str, ...] | None = None
+    ) -> TableLayout:
         owners = {key: t for t, table in enumerate(self.tables) for key in getattr(table, kind)}
         if keys is None:
             keys = tuple(key for table in self.tables for key in getattr(table, kind))
@@ -204,7 +206,9 @@ class EmbeddingBags(nn.Module):
             if given is None:
                 missing.append(prefix + name)
             elif given.shape != view.shape:
-                errors.append(f"{prefix}{name}: expected shape {tuple(view.shape)}, got {tuple(given.shape)}")
+                errors.append(
+                    f"{prefix}{name}: expected shape {tuple(view.shape)}, got {tuple(given.shape)}"
+                )
             else:
                 view.copy_(given)
         if strict:
@@ -238,7 +242,9 @@ class _Lookup(torch.autograd.Function):
         return None, sample_grad, None, None, None, None
 
 
-def _forward(weight: Tensor, features: RaggedFeatures, layout: TableLayout, is_pooled: bool) -> Tensor:
+def _forward(
+    weight: Tensor, features: RaggedFeatures, layout: TableLayout, is_pooled: bool
+) -> Tensor:
     ids, offsets = features.values, features.offsets
     if is_pooled:
         return embedding_bag(weight, ids, offsets, layout=layout, sample_weights=features.weights)

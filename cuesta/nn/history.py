@@ -17,9 +17,7 @@ from cuesta.ops import segment_reduce, segment_spread
 from cuesta.ragged import Ragged
 
 
-def ragged_softmax(
-    scores: Ragged, null: Float[Tensor, " H"] | None = None
-) -> Float[Tensor, "T H"]:
+def ragged_softmax(scores: Ragged, null: Float[Tensor, " H"] | None = None) -> Float[Tensor, "T H"]:
     """Return the softmax of scores [T, H] along each row, in float32; `null` is one more score in every row.
 
     Without `null` the weights of a non-empty row sum to 1, with it to less than 1.

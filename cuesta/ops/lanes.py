@@ -14,6 +14,8 @@ from numba.core import cgutils
 from numba.core.datamodel import models
 from numba.extending import intrinsic, lower_builtin, register_model, type_callable
 
+from cuesta.ops.numba_support import inner
+
 WIDTH = 16
 _FLOATS = ir.VectorType(ir.FloatType(), WIDTH)
 _BYTE_POINTER = ir.IntType(8).as_pointer()
@@ -44,29 +46,41 @@ def zeros(typing_context):
 
 
 @intrinsic
-def load(typing_context, array, index, count):
-    """Return elements index .. index + 15 of a contiguous array, widened to float32; zeros from `count` on."""
+def load(typing_context, array, index):
+    """Return elements index .. index + 15 of a contiguous array, widened to float32."""
 
     def generate(context, builder, signature, arguments):
-        pointer, count = _pointer(context, builder, signature, arguments), arguments[2]
         stored = signature.args[0].dtype
-        element = {types.float32: ir.FloatType(), types.int16: ir.HalfType()}.get(stored, ir.IntType(16))
-        vector = ir.VectorType(element, WIDTH)
-        pointer = builder.bitcast(pointer, element.as_pointer())
+        vector = ir.VectorType(_element(stored), WIDTH)
+        pointer = builder.bitcast(
+            _pointer(context, builder, signature, arguments), vector.as_pointer()
+        )
+        return _widened(builder, builder.load(pointer, align=stored.bitwidth // 8), stored)
+
+    return lanes(array, types.intp), generate
+
+
+@intrinsic
+def load_part(typing_context, array, index, count):
+    """Return `count` elements, fewer than sixteen, followed by zeros."""
+
+    def generate(context, builder, signature, arguments):
+        stored = signature.args[0].dtype
+        vector = ir.VectorType(_element(stored), WIDTH)
+        pointer = _pointer(context, builder, signature, arguments)
+        pointer = builder.bitcast(pointer, vector.element.as_pointer())
         result = cgutils.alloca_once_value(builder, ir.Constant(vector, None))
-        size = 4 if stored == types.float32 else 2
-        is_full = builder.icmp_signed(">=", count, count.type(WIDTH))
-        with builder.if_else(is_full, likely=True) as (full, part):
-            with full:
-                whole = builder.load(builder.bitcast(pointer, vector.as_pointer()), align=size)
-                builder.store(whole, result)
-            with part, cgutils.for_range(builder, count) as loop:
-                place = builder.trunc(loop.index, ir.IntType(32))
-                one = builder.load(builder.gep(pointer, [loop.index]))
-                builder.store(builder.insert_element(builder.load(result), one, place), result)
+        with cgutils.for_range(builder, arguments[2]) as loop:
+            one = builder.load(builder.gep(pointer, [loop.index]))
+            place = builder.trunc(loop.index, ir.IntType(32))
+            builder.store(builder.insert_element(builder.load(result), one, place), result)
         return _widened(builder, builder.load(result), stored)
 
     return lanes(array, types.intp, types.intp), generate
+
+
+def _element(stored):
+    return {types.float32: ir.FloatType(), types.int16: ir.HalfType()}.get(stored, ir.IntType(16))
 
 
 def _widened(builder, vector, stored):
@@ -80,24 +94,51 @@ def _widened(builder, vector, stored):
 
 
 @intrinsic
-def store(typing_context, array, index, value, count):
-    """Write the first `count` lanes, at most sixteen, into a contiguous array from `index` on, rounded to nearest."""
+def store(typing_context, array, index, value):
+    """Write sixteen lanes into a contiguous array from `index` on, rounded to nearest."""
 
     def generate(context, builder, signature, arguments):
-        pointer, value, count = _pointer(context, builder, signature, arguments), *arguments[2:]
-        value = _narrowed(builder, value, signature.args[0].dtype)
-        size = 4 if signature.args[0].dtype == types.float32 else 2
+        stored = signature.args[0].dtype
+        value = _narrowed(builder, arguments[2], stored)
+        pointer = _pointer(context, builder, signature, arguments)
+        pointer = builder.bitcast(pointer, value.type.as_pointer())
+        builder.store(value, pointer, align=stored.bitwidth // 8)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, lanes), generate
+
+
+@intrinsic
+def store_part(typing_context, array, index, value, count):
+    """Write the first `count` lanes, fewer than sixteen."""
+
+    def generate(context, builder, signature, arguments):
+        value = _narrowed(builder, arguments[2], signature.args[0].dtype)
+        pointer = _pointer(context, builder, signature, arguments)
         pointer = builder.bitcast(pointer, value.type.element.as_pointer())
-        is_full = builder.icmp_signed(">=", count, count.type(WIDTH))
-        with builder.if_else(is_full, likely=True) as (full, part):
-            with full:
-                builder.store(value, builder.bitcast(pointer, value.type.as_pointer()), align=size)
-            with part, cgutils.for_range(builder, count) as loop:
-                place = builder.trunc(loop.index, ir.IntType(32))
-                builder.store(builder.extract_element(value, place), builder.gep(pointer, [loop.index]))
+        with cgutils.for_range(builder, arguments[3]) as loop:
+            place = builder.trunc(loop.index, ir.IntType(32))
+            builder.store(builder.extract_element(value, place), builder.gep(pointer, [loop.index]))
         return context.get_dummy_value()
 
     return types.void(array, types.intp, lanes, types.intp), generate
+
+
+@inner
+def load_upto(array, index, count):
+    """Return up to sixteen elements, `count` of them, followed by zeros."""
+    if count >= 16:
+        return load(array, index)
+    return load_part(array, index, count)
+
+
+@inner
+def store_upto(array, index, value, count):
+    """Write the first `count` lanes, at most sixteen."""
+    if count >= 16:
+        store(array, index, value)
+    else:
+        store_part(array, index, value, count)
 
 
 def _narrowed(builder, value, stored):
@@ -142,7 +183,9 @@ def total(typing_context, value):
             width //= 2
             kind = ir.VectorType(ir.IntType(32), width)
             low = builder.shuffle_vector(part, part, ir.Constant(kind, list(range(width))))
-            high = builder.shuffle_vector(part, part, ir.Constant(kind, list(range(width, 2 * width))))
+            high = builder.shuffle_vector(
+                part, part, ir.Constant(kind, list(range(width, 2 * width)))
+            )
             part = builder.fadd(low, high)
         return builder.extract_element(part, ir.IntType(32)(0))
 
@@ -211,7 +254,6 @@ for _operator, _instruction in (
 def _pointer(context, builder, signature, arguments):
     data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
     return builder.gep(data, [arguments[1]])
-
 
 
 def _declared(builder, name, kind):

@@ -18,7 +18,15 @@ from torch import Tensor
 
 numba.config.THREADING_LAYER = "omp"
 
-FLAGS = {"contract", "reassoc", "nsz"}  # sums may be regrouped by the compiler, the same way on every run
+# glibc hands freed memory back to the system, and a batch's outputs and scratch then fault in page by page, which costs
+# more than the kernels. Freeing one block of nearly 32 MB raises that threshold for good, see mallopt(3).
+np.empty((32 << 20) - (8 << 10), np.uint8)
+
+FLAGS = {
+    "contract",
+    "reassoc",
+    "nsz",
+}  # sums may be regrouped by the compiler, the same way on every run
 
 kernel = numba.njit(parallel=True, cache=True, nogil=True, fastmath=FLAGS, error_model="numpy")
 inner = numba.njit(cache=True, nogil=True, fastmath=FLAGS, error_model="numpy")
@@ -146,7 +154,9 @@ def _narrow_random(value, random, storage):
                 steps = np.floor(abs(value) * np.float32(2.0**24) + chance)
                 small = np.float32(steps) * np.float32(2.0**-24)
                 return _half_bits(small if value > 0 else -small)
-            return _half_bits(_from_bits((bits + (random & np.uint32(0x1FFF))) & np.uint32(0xFFFFE000)))
+            return _half_bits(
+                _from_bits((bits + (random & np.uint32(0x1FFF))) & np.uint32(0xFFFFE000))
+            )
 
         return to_float16
     return lambda value, random, storage: value

@@ -2,7 +2,8 @@
 
 Kernels come in two kinds. Those that reduce rows give a program a block of rows, and walk their positions in
 order. Those that write one result a value give a program a block of values, and find the rows by binary search,
-so that one long row costs no more than many short ones. Functions that are launched end in `_kernel`.
+so that one long row costs no more than many short ones. Functions that are launched end in `_kernel`; counts that
+change from batch to batch are not specialised, so that no batch waits for a compiler.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import triton.language as tl
 
 TILE_ELEMENTS = 1024  # of a program's tile: 8 a thread, two 16-byte loads of float32
 MAX_COLUMNS = 256
+ALIGNMENT = tl.constexpr(8)  # elements: 16 bytes of a 16-bit type
 
 
 def tile_shape(dim: int) -> tuple[int, int]:
@@ -40,3 +42,9 @@ def rows_of(offsets, positions, num_rows):
         row = tl.where(tl.load(offsets + row + half) <= positions, row + half, row)
         span -= half
     return row
+
+
+@triton.jit
+def multiple_of(number, ALIGNMENT: tl.constexpr):
+    """Return `number`, which is a multiple, in a form that lets the compiler load that many elements at once."""
+    return number // ALIGNMENT * ALIGNMENT

@@ -74,7 +74,10 @@ class RaggedFeatures:
         lengths = torch.cat([feature.lengths() for feature in features.values()])
         joined = None
         if weights:
-            ones = {key: torch.ones(f.values.shape[0], device=values.device) for key, f in features.items()}
+            ones = {
+                key: torch.ones(f.values.shape[0], device=values.device)
+                for key, f in features.items()
+            }
             joined = torch.cat([weights.get(key, ones[key]) for key in features])
         return RaggedFeatures(tuple(features), values, offsets_from_lengths(lengths), joined)
 
@@ -126,7 +129,9 @@ class RaggedFeatures:
         keys = parts[0].keys
         for part in parts:
             if part.keys != keys:
-                raise ValueError(f"parts must have the same keys, got {list(keys)} and {list(part.keys)}")
+                raise ValueError(
+                    f"parts must have the same keys, got {list(keys)} and {list(part.keys)}"
+                )
         features = {key: Ragged.cat([part[key] for part in parts]) for key in keys}
         if all(part.weights is None for part in parts):
             return RaggedFeatures.from_ragged(features)
@@ -146,10 +151,14 @@ class RaggedFeatures:
     def pin_memory(self) -> RaggedFeatures:
         """Return a copy in page-locked host memory."""
         weights = None if self.weights is None else self.weights.pin_memory()
-        return RaggedFeatures(self.keys, self.values.pin_memory(), self.offsets.pin_memory(), weights)
+        return RaggedFeatures(
+            self.keys, self.values.pin_memory(), self.offsets.pin_memory(), weights
+        )
 
     def __repr__(self) -> str:
-        return f"RaggedFeatures({list(self.keys)}, {self.num_rows} rows, {self.values.shape[0]} ids)"
+        return (
+            f"RaggedFeatures({list(self.keys)}, {self.num_rows} rows, {self.values.shape[0]} ids)"
+        )
 
     def _span(self, key: str) -> tuple[int, int, Int64[Tensor, " B+1"]]:
         if key not in self.keys:

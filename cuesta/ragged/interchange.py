@@ -28,9 +28,13 @@ def to_nested(ragged: Ragged) -> Tensor:
 def from_nested(nested: Tensor) -> Ragged:
     """Return the ragged tensor that shares a jagged-layout nested tensor's values and offsets."""
     if not nested.is_nested or nested.layout is not torch.jagged:
-        raise ValueError(f"expected a nested tensor of layout torch.jagged, got layout {nested.layout}")
+        raise ValueError(
+            f"expected a nested tensor of layout torch.jagged, got layout {nested.layout}"
+        )
     if nested.lengths() is not None:
-        raise ValueError("expected a contiguous nested tensor, got one with holes; call contiguous() first")
+        raise ValueError(
+            "expected a contiguous nested tensor, got one with holes; call contiguous() first"
+        )
     return Ragged(nested.values(), nested.offsets())
 
 
@@ -43,7 +47,9 @@ def to_arrow(ragged: Ragged) -> pyarrow.LargeListArray:
             f"Arrow lists hold 1-D values on the CPU, got shape {tuple(ragged.values.shape)} on {ragged.values.device}"
         )
     offsets = pyarrow.array(ragged.offsets.numpy())
-    return pyarrow.LargeListArray.from_arrays(offsets, pyarrow.array(ragged.values.detach().numpy()))
+    return pyarrow.LargeListArray.from_arrays(
+        offsets, pyarrow.array(ragged.values.detach().numpy())
+    )
 
 
 def from_arrow(array: pyarrow.ListArray | pyarrow.LargeListArray) -> Ragged:
@@ -76,7 +82,9 @@ def to_torchrec(features: RaggedFeatures) -> torchrec.KeyedJaggedTensor:
 def from_torchrec(features: torchrec.KeyedJaggedTensor) -> RaggedFeatures:
     """Return the batch that shares a KeyedJaggedTensor's values, offsets and weights."""
     offsets = features.offsets().long()
-    return RaggedFeatures(tuple(features.keys()), features.values(), offsets, features.weights_or_none())
+    return RaggedFeatures(
+        tuple(features.keys()), features.values(), offsets, features.weights_or_none()
+    )
 
 
 def _tensor_of_arrow(values: pyarrow.Array) -> Tensor:

@@ -167,7 +167,9 @@ class Ragged:
         lengths = self.lengths()[rows]
         offsets = offsets_from_lengths(lengths)
         shift = torch.repeat_interleave(self.offsets[rows] - offsets[:-1], lengths)
-        return Ragged(self.values[torch.arange(shift.numel(), device=shift.device) + shift], offsets)
+        return Ragged(
+            self.values[torch.arange(shift.numel(), device=shift.device) + shift], offsets
+        )
 
     def with_values(self, values: Shaped[Tensor, "T ..."]) -> Ragged:
         """Return these rows around other values of the same length T."""

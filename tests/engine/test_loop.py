@@ -1,4 +1,4 @@
-"""The loop's promises: updates, stops, refusals, and what is left behind when something goes wrong."""
+"""The loop's promises: updates, stops, refusals, and what is left when something goes wrong."""
 
 from __future__ import annotations
 
@@ -57,11 +57,11 @@ def test_equal_seeds_give_equal_runs_and_other_seeds_other_ones(tmp_path: Path) 
 
 
 def test_accumulated_batches_equal_one_large_batch(tmp_path: Path) -> None:
-    for name, batch_size, accumulate in (("large", 32, 1), ("small", 16, 2)):
-        task = SmallConfig(batch_size=batch_size, dropout=0.0)  # the last update has 4 rows of 100
+    for name, batch_size, accumulate in (("large", 64, 1), ("small", 16, 4)):
+        task = SmallConfig(batch_size=batch_size, dropout=0.0)  # the last one has 16, 16, 4 rows
         recipe = small_recipe(task, loop=LoopConfig(epochs=3, accumulate=accumulate))
         train(recipe, tmp_path / name)
-    assert len(losses_of(tmp_path / "large")) == 12
+    assert len(losses_of(tmp_path / "large")) == 6
     torch.testing.assert_close(losses_of(tmp_path / "large"), losses_of(tmp_path / "small"))
     large, small = (
         load_file(tmp_path / name / "weights.safetensors") for name in ("large", "small")
@@ -216,6 +216,12 @@ def test_a_task_that_cannot_be_built_leaves_no_folder(
     monkeypatch.setattr(SmallConfig, "build", refuse)
     with pytest.raises(UserError, match="no column 'label'"):
         train(small_recipe(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_empty_training_split_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^small has nothing to train on: "):
+        train(small_recipe(SmallConfig(num_rows=0)), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

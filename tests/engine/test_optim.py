@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from small_task import SmallModel, make_rows
@@ -29,7 +31,7 @@ def test_a_schedule_rises_then_never_rises_again(schedule: str) -> None:
     config = OptimConfig(schedule=schedule, warmup_steps=4)  # type: ignore[arg-type]
     scales = [schedule_scale(config, step, 20) for step in range(20)]
     assert scales[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
-    assert all(later <= earlier for earlier, later in zip(scales[4:], scales[5:], strict=False))
+    assert all(later <= earlier for earlier, later in pairwise(scales[4:]))
     assert all(scale > 0 for scale in scales), "no step is wasted"
     assert (scales[-1] == 1.0) == (schedule == "constant")
 

@@ -1,4 +1,4 @@
-"""Recipes as JSON and as flags: nothing is lost, and every mistake is one line that names its remedy."""
+"""Recipes as JSON and as flags: nothing is lost, every mistake is one line with its remedy."""
 
 from __future__ import annotations
 
@@ -154,6 +154,7 @@ def test_flags_take_paths_and_truth_values() -> None:
         (["--loop.epochs", "0"], "loop.epochs must be at least 1, got 0"),
         (["--loop.evaluate-every", "0"], "loop.evaluate-every must be at least 1 or None, got 0"),
         (["--optim.lr", "-1"], "optim.lr must not be negative, got -1.0"),
+        (["--seed", "-1"], "seed must not be negative, got -1"),
         (["0.5"], "expected a flag such as --optim.lr, got '0.5'"),
     ],
 )
@@ -178,9 +179,19 @@ def test_settings_are_all_fields_but_the_name_and_what_flags_cannot_say() -> Non
 
 def test_a_registered_recipe_is_loaded_by_its_target() -> None:
     entry = RecipeEntry(target="small_task:small_recipe", summary="a small one")
-    assert load_recipe("small", entry) == small_recipe()
+    assert load_recipe("small", {"small": entry}) == small_recipe()
     with pytest.raises(ValueError, match="calls its recipe 'small', registered as 'large'"):
-        load_recipe("large", entry)
+        load_recipe("large", {"large": entry})
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"), [("smal", "did you mean small?"), ("q", "known are small")]
+)
+def test_an_unknown_recipe_is_told_with_what_there_is(name: str, hint: str) -> None:
+    entry = RecipeEntry(target="nowhere:nothing", summary="not loaded")
+    with pytest.raises(UserError) as error:
+        load_recipe(name, {"small": entry})
+    assert str(error.value) == f"there is no recipe '{name}'; {hint}"
 
 
 def test_configs_are_their_defaults() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ from cuesta.engine.checkpoint import checkpoint_steps
 from cuesta.engine.loop import train
 from cuesta.engine.optim import OptimConfig
 from cuesta.engine.recipe import LoopConfig
-from cuesta.engine.run_folder import RunFolder, read_json
+from cuesta.engine.run_folder import RunFolder, open_journal, read_journal, read_json
 from cuesta.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("no_report")
@@ -65,14 +66,15 @@ def test_killed_anywhere_and_resumed_equals_the_unbroken_run(
     assert checkpoint_steps(RunFolder(folder)) == []
     assert victim(folder, "rename:8", "--resume") == -SIGKILL, "while saving"
     assert checkpoint_steps(RunFolder(folder)) == [6]
+    assert list((folder / "checkpoints").glob(".tmp*")), "the killed save left something"
     assert victim(folder, "step:11", "--resume") == -SIGKILL, "in the middle of an epoch"
+    assert not list((folder / "checkpoints").glob(".tmp*")), "which the next session removed"
     with (folder / "losses.jsonl").open("a") as losses:
         losses.write('{"step": 12, "epo')  # a line that the kill cut off
     assert victim(folder, "term:17", "--resume") == 128 + SIGTERM
     assert checkpoint_steps(RunFolder(folder))[-1] == 17
     assert victim(folder, "never", "--resume") == 0
     assert_same_run(folder, unbroken)
-    assert not list((folder / "checkpoints").glob(".tmp*")), "the killed save left nothing behind"
 
 
 def test_resuming_a_finished_run_changes_nothing_but_notes_the_session(tmp_path: Path) -> None:
@@ -128,3 +130,17 @@ def test_the_best_and_the_last_checkpoints_are_kept(tmp_path: Path) -> None:
     result = train(small_recipe(loop=loop), tmp_path / "run")
     assert result.best_step == 5, "with mode min the lowest AUC is best, that of the first steps"
     assert checkpoint_steps(RunFolder(tmp_path / "run")) == [5, 20, 21]
+
+
+def test_a_journal_is_cut_without_touching_the_lines_that_stay(tmp_path: Path) -> None:
+    path = tmp_path / "evaluations.jsonl"
+    journal = open_journal(path, last_step=0)
+    for step in (1, 2, 3):
+        journal.append({"step": step, "third": step / 3, "gauc": math.nan})
+    journal.sync()
+    before = path.read_text().splitlines(keepends=True)
+    journal.close()
+    open_journal(path, last_step=2).close()
+    assert path.read_text() == "".join(before[:2])
+    assert before[0] == '{"step": 1, "third": 0.3333333333333333, "gauc": null}\n'
+    assert [math.isnan(line["gauc"]) for line in read_journal(path)] == [True, True]

@@ -12,14 +12,19 @@ from tests.laws import permuted, ragged_features, seeds
 from tests.twins import assert_twins, with_gradients
 
 MIXED = TableLayout(
-    rows=(7, 30, 11), dims=(5, 64, 16), features=(0, 1, 1, 2), poolings=("sum", "mean", "sum", "mean")
+    rows=(7, 30, 11),
+    dims=(5, 64, 16),
+    features=(0, 1, 1, 2),
+    poolings=("sum", "mean", "sum", "mean"),
 )
 WIDE = TableLayout(rows=(9, 4), dims=(144, 70), features=(1, 0), poolings=("sum", "mean"))
 SAME = TableLayout(rows=(7, 30), dims=(21, 21), features=(1, 0), poolings=("sum", "sum"))
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def make(layout: TableLayout, num_rows: int, ids_dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def make(
+    layout: TableLayout, num_rows: int, ids_dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return weight, ids, offsets and sample weights; one bag is long, some are empty."""
     generator = torch.Generator().manual_seed(0)
     lengths = torch.randint(0, 5, (len(layout.features), num_rows), generator=generator)
@@ -33,7 +38,12 @@ def make(layout: TableLayout, num_rows: int, ids_dtype: torch.dtype) -> tuple[Te
     offsets = torch.zeros(lengths.numel() + 1, dtype=torch.int64)
     offsets[1:] = lengths.flatten().cumsum(0)
     weight = torch.randn(layout.storage, generator=generator)
-    return weight, torch.cat(ids).to(ids_dtype), offsets, torch.randn(len(torch.cat(ids)), generator=generator)
+    return (
+        weight,
+        torch.cat(ids).to(ids_dtype),
+        offsets,
+        torch.randn(len(torch.cat(ids)), generator=generator),
+    )
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -54,8 +64,12 @@ def test_bags_are_twins(layout: TableLayout, num_rows: int, dtype: torch.dtype) 
 def test_rows_are_twins_for_both_id_types(dtype: torch.dtype) -> None:
     for ids_dtype in (torch.int32, torch.int64):
         weight, ids, offsets, _ = make(SAME, 6, ids_dtype)
-        assert_twins(lambda w, i=ids, o=offsets: embedding_rows(w, i, o, layout=SAME), weight.to(dtype))
-        assert_twins(lambda w, i=ids, o=offsets: embedding_bag(w, i, o, layout=SAME), weight.to(dtype))
+        assert_twins(
+            lambda w, i=ids, o=offsets: embedding_rows(w, i, o, layout=SAME), weight.to(dtype)
+        )
+        assert_twins(
+            lambda w, i=ids, o=offsets: embedding_bag(w, i, o, layout=SAME), weight.to(dtype)
+        )
 
 
 def test_bags_equal_torch() -> None:

@@ -56,7 +56,9 @@ def test_bodies_are_twins(optimizer: TableOptimizer, dtype: torch.dtype) -> None
         weight, ids, offsets, sample = make(layout, 9, torch.int64)
         grad = torch.randn(9, layout.width)
 
-        def run(weight, grad, sample, layout=layout, ids=ids, offsets=offsets, is_weighted=is_weighted):
+        def run(
+            weight, grad, sample, layout=layout, ids=ids, offsets=offsets, is_weighted=is_weighted
+        ):
             weights = sample if is_weighted else None
             lookup = Lookup(layout, ids, offsets, grad, sample_weights=weights)
             return updated(weight, [lookup], optimizer)
@@ -70,7 +72,9 @@ def test_a_pooled_and_an_unpooled_lookup_of_the_same_tables_make_one_update() ->
 
     def run(weight, pooled, rows, sample):
         first = Lookup(SAME, ids, offsets, pooled, sample_weights=sample)
-        return updated(weight, [first, Lookup(SAME, ids, offsets, rows, is_pooled=False)], RowwiseAdagrad())
+        return updated(
+            weight, [first, Lookup(SAME, ids, offsets, rows, is_pooled=False)], RowwiseAdagrad()
+        )
 
     assert_twins(run, weight, pooled, rows, sample)
 
@@ -115,13 +119,17 @@ def test_large_sorts_are_exact_for_any_number_of_threads() -> None:
     torch.set_num_threads(2)
     together = updated(weight, [lookup], RowwiseAdagrad())
     assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
-    assert_twins(lambda w, g: updated(w, [lookup._replace(grad=g)], RowwiseAdagrad()), weight, lookup.grad)
+    assert_twins(
+        lambda w, g: updated(w, [lookup._replace(grad=g)], RowwiseAdagrad()), weight, lookup.grad
+    )
 
 
 def test_rows_no_id_touched_never_change() -> None:
     weight, ids, offsets, _ = make(MIXED, 2, torch.int64)
     optimizer = RowwiseAdagrad(weight_decay=0.5)
-    after = updated(weight, [Lookup(MIXED, ids, offsets, torch.randn(2, MIXED.width))], optimizer)[0]
+    after = updated(weight, [Lookup(MIXED, ids, offsets, torch.randn(2, MIXED.width))], optimizer)[
+        0
+    ]
     assert not torch.equal(after, weight)
     for f, table in enumerate(MIXED.features):
         touched = set()
@@ -145,7 +153,9 @@ def test_a_repeated_id_is_summed_before_its_one_update() -> None:
 
 @pytest.mark.parametrize("body", ["reference", "cpu"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_stochastic_rounding_keeps_the_mean_where_nearest_stands_still(dtype: torch.dtype, body: str) -> None:
+def test_stochastic_rounding_keeps_the_mean_where_nearest_stands_still(
+    dtype: torch.dtype, body: str
+) -> None:
     layout = TableLayout(rows=(1,), dims=(4096,), features=(0,), poolings=("sum",))
     steps, move = 400, 1e-5
     for is_random, expected in ((True, 1 + steps * move), (False, 1.0)):
@@ -157,16 +167,22 @@ def test_stochastic_rounding_keeps_the_mean_where_nearest_stands_still(dtype: to
             for step in range(1, steps + 1):
                 embedding_update(state, [lookup], optimizer, step=step)
         mean = float(state.weight.double().mean())
-        spread = (steps * move * torch.finfo(dtype).eps / 4096) ** 0.5  # of the mean of 4096 weights
+        spread = (
+            steps * move * torch.finfo(dtype).eps / 4096
+        ) ** 0.5  # of the mean of 4096 weights
         assert abs(mean - expected) <= (5 * spread if is_random else 0)
 
 
 @pytest.mark.parametrize("value", [3e-6, 1e-5, 6.1e-5, 1e-4, 0.3])
-def test_stochastic_rounding_to_float16_is_unbiased_below_the_normal_range_too(value: float) -> None:
+def test_stochastic_rounding_to_float16_is_unbiased_below_the_normal_range_too(
+    value: float,
+) -> None:
     layout = TableLayout(rows=(1,), dims=(1 << 16,), features=(0,), poolings=("sum",))
     state = TableState.fresh(torch.zeros(1 << 16, dtype=torch.float16), layout, SGD())
     value32 = float(torch.tensor(value))
-    lookup = Lookup(layout, torch.tensor([0]), torch.tensor([0, 1]), torch.full((1, 1 << 16), -value32))
+    lookup = Lookup(
+        layout, torch.tensor([0]), torch.tensor([0, 1]), torch.full((1, 1 << 16), -value32)
+    )
     embedding_update(state, [lookup], SGD(lr=1.0), step=1)
     grid = max(2.0**-24, 2.0 ** (torch.tensor(value).log2().floor().item() - 10))
     assert abs(float(state.weight.double().mean()) - value32) <= 5 * grid / 2 / 256
@@ -192,7 +208,9 @@ def test_training_lowers_the_loss_of_its_own_forward() -> None:
     for step in range(1, 60):
         error = embedding_bag(state.weight, ids, offsets, layout=MIXED) - goal
         losses.append(float(error.square().sum()))
-        embedding_update(state, [Lookup(MIXED, ids, offsets, 2 * error)], Adagrad(lr=0.3), step=step)
+        embedding_update(
+            state, [Lookup(MIXED, ids, offsets, 2 * error)], Adagrad(lr=0.3), step=step
+        )
     assert losses[-1] < losses[0] / 2
 
 

@@ -72,8 +72,12 @@ def embedding_rows(
     _check(weight, ids, offsets, layout)
     dims = {layout.dims[table] for table in layout.features}
     if len(dims) != 1:
-        raise ValueError(f"unpooled features must share one dim, got {sorted(dims)}; look them up in groups")
-    return torch.ops.cuesta.embedding_rows(weight, ids, offsets, layout.grid.to(weight.device), dims.pop())
+        raise ValueError(
+            f"unpooled features must share one dim, got {sorted(dims)}; look them up in groups"
+        )
+    return torch.ops.cuesta.embedding_rows(
+        weight, ids, offsets, layout.grid.to(weight.device), dims.pop()
+    )
 
 
 def _check(weight: Tensor, ids: Tensor, offsets: Tensor, layout: TableLayout) -> None:
@@ -93,7 +97,12 @@ def _check(weight: Tensor, ids: Tensor, offsets: Tensor, layout: TableLayout) ->
 
 @torch.library.custom_op("cuesta::embedding_bag", mutates_args=())
 def _embedding_bag(
-    weight: Tensor, ids: Tensor, offsets: Tensor, sample_weights: Tensor | None, grid: Tensor, width: int
+    weight: Tensor,
+    ids: Tensor,
+    offsets: Tensor,
+    sample_weights: Tensor | None,
+    grid: Tensor,
+    width: int,
 ) -> Tensor:
     run = body("embedding_bag", weight).embedding_bag
     return run(weight, ids, offsets, sample_weights, grid, width)
@@ -115,7 +124,9 @@ def _(weight, ids, offsets, grid, dim):  # type: ignore[no-untyped-def]
 
 
 @torch.library.custom_op("cuesta::sample_weight_grad", mutates_args=())
-def _sample_weight_grad(grad: Tensor, weight: Tensor, ids: Tensor, offsets: Tensor, grid: Tensor) -> Tensor:
+def _sample_weight_grad(
+    grad: Tensor, weight: Tensor, ids: Tensor, offsets: Tensor, grid: Tensor
+) -> Tensor:
     run = body("embedding_bag", weight).sample_weight_grad
     return run(grad.contiguous(), weight, ids, offsets, grid)
 
@@ -134,7 +145,9 @@ def _setup(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
 def _backward(ctx, grad):  # type: ignore[no-untyped-def]
     sample_grad = None
     if ctx.needs_input_grad[3]:
-        sample_grad = torch.ops.cuesta.sample_weight_grad(grad, *ctx.saved_tensors).to(ctx.sample_dtype)
+        sample_grad = torch.ops.cuesta.sample_weight_grad(grad, *ctx.saved_tensors).to(
+            ctx.sample_dtype
+        )
     return None, None, None, sample_grad, None, None
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cuesta.ops.lanes import load, prefetch, spread, store, total, zeros
+from cuesta.ops.lanes import load, load_upto, prefetch, spread, store, store_upto, total, zeros
 from cuesta.ops.numba_support import balanced_start, inner, kernel, num_threads, view
 
 AHEAD = 24  # ids between asking for a row and adding it
@@ -19,7 +19,12 @@ TASKS_PER_THREAD = 8
 
 
 def embedding_bag(
-    weight: Tensor, ids: Tensor, offsets: Tensor, sample_weights: Tensor | None, grid: Tensor, width: int
+    weight: Tensor,
+    ids: Tensor,
+    offsets: Tensor,
+    sample_weights: Tensor | None,
+    grid: Tensor,
+    width: int,
 ) -> Tensor:
     out = torch.empty((offsets.numel() - 1) // grid.shape[0], width)  # [B, D]
     bad = np.full(num_threads() * TASKS_PER_THREAD, -1)
@@ -74,22 +79,22 @@ def _sum_bag(weight, ids, scales, begin, end, start, dim, common, out, place):
         for i in range(begin, end):
             row = start + np.int64(ids[i]) * dim + column
             scale = spread(scales[i]) if weighted else spread(np.float32(1.0))
-            a = a + scale * load(weight, row, 16)
-            b = b + scale * load(weight, row + 16, 16)
-            c = c + scale * load(weight, row + 32, 16)
-            d = d + scale * load(weight, row + 48, 16)
-        store(out, place + column, everywhere * a, 16)
-        store(out, place + column + 16, everywhere * b, 16)
-        store(out, place + column + 32, everywhere * c, 16)
-        store(out, place + column + 48, everywhere * d, 16)
+            a = a + scale * load(weight, row)
+            b = b + scale * load(weight, row + 16)
+            c = c + scale * load(weight, row + 32)
+            d = d + scale * load(weight, row + 48)
+        store(out, place + column, everywhere * a)
+        store(out, place + column + 16, everywhere * b)
+        store(out, place + column + 32, everywhere * c)
+        store(out, place + column + 48, everywhere * d)
         column += 64
     while column < dim:
         a = zeros()
         for i in range(begin, end):
             scale = spread(scales[i]) if weighted else spread(np.float32(1.0))
             row = start + np.int64(ids[i]) * dim
-            a = a + scale * load(weight, row + column, dim - column)
-        store(out, place + column, everywhere * a, dim - column)
+            a = a + scale * load_upto(weight, row + column, dim - column)
+        store_upto(out, place + column, everywhere * a, dim - column)
         column += 16
 
 
@@ -143,7 +148,7 @@ def _gather(weight, ids, offsets, grid, out, bad):
             row = start + np.int64(ids[i]) * dim
             for column in range(0, dim, 16):
                 left = dim - column
-                store(flat, i * dim + column, load(weight, row + column, left), left)
+                store_upto(flat, i * dim + column, load_upto(weight, row + column, left), left)
 
 
 @kernel
@@ -165,7 +170,9 @@ def _dot(grad, weight, ids, offsets, grid, out, num_tasks):
                 sums = zeros()
                 for column in range(0, dim, 16):
                     left = dim - column
-                    sums = sums + load(flat, place + column, left) * load(weight, row + column, left)
+                    sums = sums + load_upto(flat, place + column, left) * load_upto(
+                        weight, row + column, left
+                    )
                 out[i] = common * total(sums)
 
 

@@ -11,11 +11,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from cuesta.ops.triton_support import rows_of, tile_grid, tile_shape
+from cuesta.ops.triton_support import ALIGNMENT, multiple_of, rows_of, tile_grid, tile_shape
 
 
 def embedding_bag(
-    weight: Tensor, ids: Tensor, offsets: Tensor, sample_weights: Tensor | None, grid: Tensor, width: int
+    weight: Tensor,
+    ids: Tensor,
+    offsets: Tensor,
+    sample_weights: Tensor | None,
+    grid: Tensor,
+    width: int,
 ) -> Tensor:
     num_features = grid.shape[0]
     num_rows = (offsets.numel() - 1) // num_features
@@ -44,42 +49,45 @@ def sample_weight_grad(
     num_rows, width = grad.shape
     rows, columns = tile_shape(triton.cdiv(width, grid.shape[0]))
     _dot_kernel[(triton.cdiv(ids.numel(), rows),)](
-        grad, weight, ids, offsets, grid, out, num_rows, grid.shape[0], width, rows, columns
-    )
+        grad, weight, ids, offsets, grid, out, ids.numel(), offsets.numel() - 1, num_rows, width,
+        rows, columns,
+    )  # fmt: skip
     return out
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def _pool_kernel(
     weight, ids, offsets, sample_weights, grid, out, num_rows, width,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     feature = tl.program_id(1).to(tl.int64)
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)  # [B]
-    start, num_ids, dim, out_column, is_mean = _feature(grid, feature)
+    start, _, num_ids, dim, out_column, is_mean = layout_of(grid, feature)
     bag = offsets + feature * num_rows + row
     begin = tl.load(bag, mask=row < num_rows, other=0)
     end = tl.load(bag + 1, mask=row < num_rows, other=0)
     divisor = tl.where((is_mean == 1) & (end > begin), end - begin, 1).to(tl.float32)
-    # Known at run time alone: where all is a multiple of 8 elements, loads are 16 bytes wide.
-    if (start | dim | out_column | width) % 8 == 0:
+    # Alignment is known at run time alone, hence two bodies: one with loads 16 bytes wide, one without.
+    if (start | dim | out_column | width) % ALIGNMENT == 0:
         _pool(
-            weight + start // 8 * 8, ids, sample_weights, begin, end, num_ids, dim // 8 * 8, divisor,
-            out + row * (width // 8 * 8) + out_column // 8 * 8, row < num_rows, COLUMNS,
+            weight, ids, sample_weights, out, begin, end, num_ids, start, dim, divisor,
+            row * width + out_column, row < num_rows, ALIGNMENT, COLUMNS,
         )  # fmt: skip
     else:
         _pool(
-            weight + start, ids, sample_weights, begin, end, num_ids, dim, divisor,
-            out + row * width + out_column, row < num_rows, COLUMNS,
+            weight, ids, sample_weights, out, begin, end, num_ids, start, dim, divisor,
+            row * width + out_column, row < num_rows, 1, COLUMNS,
         )  # fmt: skip
 
 
 @triton.jit
 def _pool(
-    table, ids, sample_weights, begin, end, num_ids, dim, divisor, target, is_row,
-    COLUMNS: tl.constexpr,
+    weight, ids, sample_weights, out, begin, end, num_ids, start, dim, divisor, target, is_row,
+    MULTIPLE: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Write the weighted sum of each bag's rows, over `divisor`, to `target`, all columns of the table."""
+    """Write the weighted sum of each bag's rows, over `divisor`, to out[target] on, all columns of the table."""
+    start, dim = multiple_of(start, MULTIPLE), multiple_of(dim, MULTIPLE)
+    target = multiple_of(target, MULTIPLE)
     longest = tl.max(end - begin, 0)
     for first_column in range(0, dim, COLUMNS):
         column = first_column + tl.arange(0, COLUMNS)  # [D]
@@ -88,18 +96,18 @@ def _pool(
             position = begin + i  # [B]
             id = tl.load(ids + position, mask=position < end, other=-1).to(tl.int64)
             mask = ((id >= 0) & (id < num_ids))[:, None] & (column < dim)[None, :]
-            place = id[:, None] * dim + column[None, :]
-            value = tl.load(table + place, mask=mask, other=0.0).to(tl.float32)  # [B, D]
+            place = (start + id * dim)[:, None] + column[None, :]
+            value = tl.load(weight + place, mask=mask, other=0.0).to(tl.float32)  # [B, D]
             if sample_weights is not None:
                 scale = tl.load(sample_weights + position, mask=position < end, other=0.0)
                 value *= scale.to(tl.float32)[:, None]
             total += value
         mask = is_row[:, None] & (column < dim)[None, :]
         total = tl.div_rn(total, divisor[:, None])
-        tl.store(target[:, None] + column[None, :], total, mask=mask)
+        tl.store(out + target[:, None] + column[None, :], total, mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_positions"])
 def _gather_kernel(
     weight, ids, starts, grid, out, num_positions, num_features, dim,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr,
@@ -108,47 +116,66 @@ def _gather_kernel(
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)  # [D]
     is_position = position < num_positions
     feature = rows_of(starts, position, num_features)
-    start, num_ids, _, _, _ = _feature(grid, feature)
+    start, _, num_ids, _, _, _ = layout_of(grid, feature)
     id = tl.load(ids + position, mask=is_position, other=-1).to(tl.int64)
     is_id = (id >= 0) & (id < num_ids)
     is_column = (column < dim)[None, :]
-    place = (start + id * dim)[:, None] + column[None, :]
-    value = tl.load(weight + place, mask=is_id[:, None] & is_column, other=0.0)  # [T, D]
+    mask = is_id[:, None] & is_column
+    if tl.max(start % ALIGNMENT, 0) == 0:
+        place = (multiple_of(start, ALIGNMENT) + id * dim)[:, None] + column[None, :]
+        value = tl.load(weight + place, mask=mask, other=0.0)  # [T, D]
+    else:
+        place = (start + id * dim)[:, None] + column[None, :]
+        value = tl.load(weight + place, mask=mask, other=0.0)
     target = position[:, None] * dim + column[None, :]
     tl.store(out + target, value, mask=is_position[:, None] & is_column)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_positions", "num_bags", "num_rows"])
 def _dot_kernel(
-    grad, weight, ids, offsets, grid, out, num_rows, num_features, width,
+    grad, weight, ids, offsets, grid, out, num_positions, num_bags, num_rows, width,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     position = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)  # [T]
-    num_bags = num_rows.to(tl.int64) * num_features
-    is_position = position < tl.load(offsets + num_bags)
+    is_position = position < num_positions
     bag = rows_of(offsets, position, num_bags)
-    start, num_ids, dim, out_column, is_mean = _feature(grid, bag // num_rows)
+    start, _, num_ids, dim, out_column, is_mean = layout_of(grid, bag // num_rows)
     length = tl.load(offsets + bag + 1) - tl.load(offsets + bag)
     id = tl.load(ids + position, mask=is_position, other=-1).to(tl.int64)
     is_id = (id >= 0) & (id < num_ids)
-    total = tl.zeros([ROWS], tl.float32)
-    for first_column in range(0, tl.max(dim, 0), COLUMNS):
-        column = first_column + tl.arange(0, COLUMNS)  # [D]
-        mask = is_id[:, None] & (column[None, :] < dim[:, None])
-        of_bag = (bag % num_rows * width + out_column)[:, None] + column[None, :]
-        of_id = (start + id * dim)[:, None] + column[None, :]
-        slope = tl.load(grad + of_bag, mask=mask, other=0.0).to(tl.float32)  # [T, D]
-        total += tl.sum(slope * tl.load(weight + of_id, mask=mask, other=0.0).to(tl.float32), 1)
-    total = tl.where(is_mean == 1, tl.div_rn(total, length.to(tl.float32)), total)
-    tl.store(out + position, total, mask=is_position)
+    of_bag = bag % num_rows * width + out_column
+    if tl.max((start | dim | out_column | width) % ALIGNMENT, 0) == 0:
+        total = _dot(grad, weight, of_bag, start, id, dim, is_id, ALIGNMENT, COLUMNS)
+    else:
+        total = _dot(grad, weight, of_bag, start, id, dim, is_id, 1, COLUMNS)
+    divisor = tl.where((is_mean == 1) & is_position, length, 1).to(tl.float32)
+    tl.store(out + position, tl.div_rn(total, divisor), mask=is_position)
 
 
 @triton.jit
-def _feature(grid, feature):
-    """Return a feature's line of `TableLayout.grid`: start, rows, dim, column, 1 for mean."""
+def _dot(
+    grad, weight, of_bag, start, id, dim, is_id, MULTIPLE: tl.constexpr, COLUMNS: tl.constexpr
+):
+    """Return the dot product of each id's row with the gradient of its bag."""
+    of_bag, dim = multiple_of(of_bag, MULTIPLE), multiple_of(dim, MULTIPLE)
+    of_id = multiple_of(start, MULTIPLE) + id * dim
+    total = tl.zeros([of_id.shape[0]], tl.float32)
+    for first_column in range(0, tl.max(dim, 0), COLUMNS):
+        column = first_column + tl.arange(0, COLUMNS)[None, :]
+        mask = is_id[:, None] & (column < dim[:, None])
+        slope = tl.load(grad + of_bag[:, None] + column, mask=mask, other=0.0).to(tl.float32)
+        value = tl.load(weight + of_id[:, None] + column, mask=mask, other=0.0).to(tl.float32)
+        total += tl.sum(slope * value, 1)  # [T]
+    return total
+
+
+@triton.jit
+def layout_of(grid, feature):
+    """Return a feature's line of `TableLayout.grid`: start, first row, rows, dim, column, 1 for mean."""
     line = grid + feature * 6
     return (
         tl.load(line),
+        tl.load(line + 1),
         tl.load(line + 2),
         tl.load(line + 3),
         tl.load(line + 4),

@@ -7,7 +7,12 @@ from torch import Tensor
 
 
 def embedding_bag(
-    weight: Tensor, ids: Tensor, offsets: Tensor, sample_weights: Tensor | None, grid: Tensor, width: int
+    weight: Tensor,
+    ids: Tensor,
+    offsets: Tensor,
+    sample_weights: Tensor | None,
+    grid: Tensor,
+    width: int,
 ) -> Tensor:
     num_rows = (offsets.numel() - 1) // grid.shape[0]
     out = weight.new_zeros(num_rows, width, dtype=compute_dtype(weight))

@@ -115,7 +115,12 @@ def embedding_update(
     for lookup in lookups:
         starts.append(starts[-1] + lookup.grad.numel())
     rows = _joined([rows for rows, _, _ in located])
-    slots = _joined([slots + start if start else slots for (_, slots, _), start in zip(located, starts, strict=False)])
+    slots = _joined(
+        [
+            slots + start if start else slots
+            for (_, slots, _), start in zip(located, starts, strict=False)
+        ]
+    )
     scales = _joined([scales for _, _, scales in located])
     grad = _joined([lookup.grad.reshape(-1) for lookup in lookups])
     if state.weight.dtype is not torch.float64:

@@ -17,7 +17,7 @@ from cuesta.ops.embedding_update.optimizers import (
     PARTIAL_ROWWISE_ADAM_CODE,
     ROWWISE_ADAGRAD_CODE,
 )
-from cuesta.ops.lanes import load, prefetch, root, spread, store, zeros
+from cuesta.ops.lanes import load, load_upto, prefetch, root, spread, store, store_upto, zeros
 from cuesta.ops.lanes import total as sum_of
 from cuesta.ops.numba_support import (
     balanced_start,
@@ -72,7 +72,9 @@ def _sorted_occurrences(rows: np.ndarray, num_rows: int, threads: int) -> tuple[
     shift = max(int(rows.size - 1).bit_length(), 1)
     row_bits = max(int(num_rows - 1).bit_length(), 1)
     if shift + row_bits > 63:
-        raise ValueError(f"{rows.size} ids into {num_rows} rows do not fit in 63 bits; split the batch")
+        raise ValueError(
+            f"{rows.size} ids into {num_rows} rows do not fit in 63 bits; split the batch"
+        )
     packed = np.empty(rows.size, np.int64)
     spare = np.empty(rows.size, np.int64)
     _pack(rows, shift, packed)
@@ -141,22 +143,22 @@ def _sum_gradients(order, begin, end, mask, slots, scales, grad, total, dim):
         for i in range(begin, end):
             occurrence = order[i] & mask
             slot, scale = slots[occurrence] + column, spread(scales[occurrence])
-            a = a + scale * load(grad, slot, 16)
-            b = b + scale * load(grad, slot + 16, 16)
-            c = c + scale * load(grad, slot + 32, 16)
-            d = d + scale * load(grad, slot + 48, 16)
-        store(total, column, a, 16)
-        store(total, column + 16, b, 16)
-        store(total, column + 32, c, 16)
-        store(total, column + 48, d, 16)
+            a = a + scale * load(grad, slot)
+            b = b + scale * load(grad, slot + 16)
+            c = c + scale * load(grad, slot + 32)
+            d = d + scale * load(grad, slot + 48)
+        store(total, column, a)
+        store(total, column + 16, b)
+        store(total, column + 32, c)
+        store(total, column + 48, d)
         column += 64
     while column < dim:
         a = zeros()
         for i in range(begin, end):
             occurrence = order[i] & mask
             slot = slots[occurrence] + column
-            a = a + spread(scales[occurrence]) * load(grad, slot, dim - column)
-        store(total, column, a, dim - column)
+            a = a + spread(scales[occurrence]) * load_upto(grad, slot, dim - column)
+        store_upto(total, column, a, dim - column)
         column += 16
 
 
@@ -169,9 +171,9 @@ def _step_row(weight, place, g, first, second, row, code, scalars):
     pull = spread(np.float32(0.0 if is_decoupled else decay))
     sums = zeros()
     for j in range(0, g.size, 16):
-        pulled = load(g, j, g.size - j) + pull * load(weight, place + j, g.size - j)
+        pulled = load_upto(g, j, g.size - j) + pull * load_upto(weight, place + j, g.size - j)
         sums = sums + pulled * pulled
-        store(g, j, pulled, g.size - j)
+        store_upto(g, j, pulled, g.size - j)
     mean_square = np.float64(sum_of(sums)) / g.size
     rate = lr
     if code == ROWWISE_ADAGRAD_CODE:
@@ -182,16 +184,21 @@ def _step_row(weight, place, g, first, second, row, code, scalars):
         rate = lr / (np.sqrt(second[row] / correction2) + eps) / correction1
     for j in range(0, g.size, 16):
         left = g.size - j
-        direction = load(g, j, left)
+        direction = load_upto(g, j, left)
         if code == ADAGRAD_CODE:
-            moment = load(first, place + j, left) + direction * direction
-            store(first, place + j, moment, left)
+            moment = load_upto(first, place + j, left) + direction * direction
+            store_upto(first, place + j, moment, left)
             direction = direction / (root(moment) + spread(np.float32(eps)))
         elif code == PARTIAL_ROWWISE_ADAM_CODE:
-            old = spread(np.float32(beta1)) * load(first, place + j, left)
+            old = spread(np.float32(beta1)) * load_upto(first, place + j, left)
             direction = old + spread(np.float32(1.0 - beta1)) * direction
-            store(first, place + j, direction, left)
-        store(g, j, keep * load(weight, place + j, left) - spread(np.float32(rate)) * direction, left)
+            store_upto(first, place + j, direction, left)
+        store_upto(
+            g,
+            j,
+            keep * load_upto(weight, place + j, left) - spread(np.float32(rate)) * direction,
+            left,
+        )
 
 
 @inner
@@ -201,18 +208,19 @@ def _write_row(weight, place, new, key, is_random):
             weight[place + j] = narrow_random(new[j], random_bits(key, place + j), weight)
     else:
         for j in range(0, new.size, 16):
-            store(weight, place + j, load(new, j, new.size - j), new.size - j)
+            store_upto(weight, place + j, load_upto(new, j, new.size - j), new.size - j)
 
 
 @inner
-def _ask_for(order, i, mask, slots, grad, shift, weight, tables, table):
-    """Ask for the gradient, and the row of table `table`, of the occurrence at order[i]."""
-    start, first_row, dim = tables[table, 0], tables[table, 1], tables[table, 3]
-    slot = slots[order[i] & mask]
+def _ask_for(order, i, shift, slots, grad, weight, tables, table):
+    """Ask for the gradient of the occurrence at order[i], and for its row of table `table` if it is the row's first."""
+    slot = slots[order[i] & ((1 << shift) - 1)]
+    dim = tables[table, 3]
     for j in range(0, dim, 16):
         prefetch(grad, slot + j)
-    place = start + ((order[i] >> shift) - first_row) * dim
-    if place + dim <= weight.size:
+    row = order[i] >> shift
+    if row != order[i - 1] >> shift and row < tables[table, 1] + tables[table, 2]:
+        place = tables[table, 0] + (row - tables[table, 1]) * dim
         for j in range(0, dim, 64 // weight.itemsize):
             prefetch(weight, place + j)
 
@@ -237,7 +245,7 @@ def _update(
             end = i
             while end < order.size and order[end] >> shift == row:
                 if end + AHEAD < order.size:
-                    _ask_for(order, end + AHEAD, mask, slots, grad, shift, weight, tables, table)
+                    _ask_for(order, end + AHEAD, shift, slots, grad, weight, tables, table)
                 end += 1
             total = scratch[task, :dim]
             _sum_gradients(order, i, end, mask, slots, scales, grad, total, dim)

@@ -18,7 +18,9 @@ def occurrences(
 ) -> tuple[Tensor, Tensor, Tensor]:
     num_rows = (offsets.numel() - 1) // grid.shape[0]
     bags = torch.repeat_interleave(
-        torch.arange(offsets.numel() - 1, device=ids.device), offsets.diff(), output_size=ids.numel()
+        torch.arange(offsets.numel() - 1, device=ids.device),
+        offsets.diff(),
+        output_size=ids.numel(),
     )
     feature = grid[bags // max(num_rows, 1)]  # [T, 6]
     rows = feature[:, 1] + ids

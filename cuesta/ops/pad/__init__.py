@@ -12,7 +12,9 @@ from cuesta.ragged import Ragged
 __all__ = ["pad", "unpad"]
 
 
-def pad(ragged: Ragged, *, longest: int | None = None, padding: float = 0.0) -> Shaped[Tensor, "B L ..."]:
+def pad(
+    ragged: Ragged, *, longest: int | None = None, padding: float = 0.0
+) -> Shaped[Tensor, "B L ..."]:
     """Return rows padded at their end with `padding` to `longest`, by default the longest row's length.
 
     ```
@@ -45,7 +47,9 @@ def unpad(padded: Shaped[Tensor, "B L ..."], offsets: Int64[Tensor, " B+1"]) -> 
     [1.0, 2.0]
     """
     if padded.shape[0] != offsets.numel() - 1:
-        raise ValueError(f"offsets describe {offsets.numel() - 1} rows, padded has {padded.shape[0]}")
+        raise ValueError(
+            f"offsets describe {offsets.numel() - 1} rows, padded has {padded.shape[0]}"
+        )
     trailing = padded.shape[2:]
     flat = padded.reshape(*padded.shape[:2], trailing.numel()).contiguous()
     values = torch.ops.cuesta.unpad(flat, offsets, int(offsets[-1]))

@@ -38,7 +38,7 @@ def _raw(tensor: Tensor) -> Tensor:
     return tensor.view(_RAW[tensor.dtype.itemsize])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows", "longest", "fill"])
 def _pad_kernel(
     values, offsets, out, num_rows, longest, dim, fill, ROWS: tl.constexpr, COLUMNS: tl.constexpr
 ):
@@ -58,7 +58,7 @@ def _pad_kernel(
     )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows", "num_values", "longest"])
 def _unpad_kernel(
     padded, offsets, out, num_rows, num_values, longest, dim,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr,

@@ -14,7 +14,9 @@ def pad(values: Tensor, offsets: Tensor, longest: int, padding: float) -> Tensor
 def unpad(padded: Tensor, offsets: Tensor, num_values: int) -> Tensor:
     values = padded.new_zeros(num_values, padded.shape[2])
     longest = padded.shape[1]
-    for row, (begin, end) in enumerate(zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)):
+    for row, (begin, end) in enumerate(
+        zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)
+    ):
         kept = min(end - begin, longest)
         values[begin : begin + kept] = padded[row, :kept]
     return values

@@ -15,7 +15,9 @@ from cuesta.ragged import Ragged
 __all__ = ["segment_reduce", "segment_spread"]
 
 
-def segment_reduce(ragged: Ragged, how: Literal["sum", "mean", "max"] = "sum") -> Float[Tensor, "B ..."]:
+def segment_reduce(
+    ragged: Ragged, how: Literal["sum", "mean", "max"] = "sum"
+) -> Float[Tensor, "B ..."]:
     """Reduce the values of each row, column by column: out[b] = sum, mean or max over row b.
 
     ```
@@ -109,7 +111,11 @@ def _save_sum(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
 
 def _backward_sum(ctx, grad):  # type: ignore[no-untyped-def]
     (offsets,) = ctx.saved_tensors
-    return torch.ops.cuesta.segment_sum_backward(grad, offsets, ctx.num_values, ctx.is_mean), None, None
+    return (
+        torch.ops.cuesta.segment_sum_backward(grad, offsets, ctx.num_values, ctx.is_mean),
+        None,
+        None,
+    )
 
 
 def _save_spread(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]

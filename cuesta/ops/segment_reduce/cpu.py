@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cuesta.ops.lanes import largest, load, spread, store, zeros
+from cuesta.ops.lanes import largest, load, load_upto, spread, store, store_upto, zeros
 from cuesta.ops.numba_support import balanced_start, kernel, num_threads, view, widen
 
 TASKS_PER_THREAD = 8
@@ -53,8 +53,8 @@ def _sum(values, offsets, is_mean, out, num_tasks):
             for column in range(0, dim, 16):
                 sums = zeros()
                 for i in range(begin, end):
-                    sums = sums + load(source, i * dim + column, dim - column)
-                store(target, row * dim + column, spread(share) * sums, dim - column)
+                    sums = sums + load_upto(source, i * dim + column, dim - column)
+                store_upto(target, row * dim + column, spread(share) * sums, dim - column)
 
 
 @kernel
@@ -70,9 +70,9 @@ def _spread(grad, offsets, is_mean, out, num_tasks):
                 share = np.float32(1.0) / np.float32(end - begin)
             for column in range(0, dim, 16):
                 left = dim - column
-                piece = spread(share) * load(source, row * dim + column, left)
+                piece = spread(share) * load_upto(source, row * dim + column, left)
                 for i in range(begin, end):
-                    store(target, i * dim + column, piece, left)
+                    store_upto(target, i * dim + column, piece, left)
 
 
 @kernel
@@ -87,10 +87,10 @@ def _max(values, offsets, out, winner, num_tasks):
                 left = dim - column
                 best = zeros()
                 if end > begin:
-                    best = load(source, begin * dim + column, left)
+                    best = load_upto(source, begin * dim + column, left)
                 for i in range(begin + 1, end):
-                    best = largest(best, load(source, i * dim + column, left))
-                store(target, row * dim + column, best, left)
+                    best = largest(best, load_upto(source, i * dim + column, left))
+                store_upto(target, row * dim + column, best, left)
             for column in range(dim):
                 winner[row, column] = -1
                 goal = widen(out[row, column])

@@ -1,8 +1,8 @@
 """Triton bodies of segment_reduce: a program reduces a block of rows, walking their values in order.
 
-Unlike the reference, a row that is longer than two runs of `RUN` values is summed in two levels: whole aligned
-runs first, each in its own program, then the runs. Where the runs lie depends on the offsets alone, so results
-have the same bits every time; only the order of additions differs from the reference.
+Unlike the reference, a long row is summed in two levels, so that no program walks far alone: each whole aligned
+run of `RUN` values in a program of its own, then the runs, then the values before and after them. Where runs lie
+depends on the offsets alone, so results have the same bits every time; shorter rows are summed in their order.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def segment_max_backward(grad: Tensor, winner: Tensor, num_values: int) -> Tenso
     return out
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def _sum_runs_kernel(
     values, offsets, runs, num_rows, dim,
     RUN: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
@@ -77,7 +77,7 @@ def _sum_runs_kernel(
         tl.store(runs + run * dim + column, tl.sum(total, 0), mask=column < dim)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def _sum_kernel(
     values, offsets, runs, out, num_rows, dim,
     IS_MEAN: tl.constexpr, RUN: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
@@ -87,33 +87,27 @@ def _sum_kernel(
     begin = tl.load(offsets + row, mask=row < num_rows, other=0)
     end = tl.load(offsets + row + 1, mask=row < num_rows, other=0)
     total = tl.zeros([ROWS, COLUMNS], tl.float32)  # [B, D]
-    if runs is None:
-        total = _add_rows(total, values, begin, end, column, dim)
-    else:
+    num_head, tail = end - begin, end
+    if runs is not None:
         first_run, last_run = tl.cdiv(begin, RUN), end // RUN
-        head = tl.minimum(first_run * RUN, end)
-        tail = tl.maximum(last_run * RUN, head)
-        total = _add_rows(total, values, begin, head, column, dim)
-        total = _add_rows(total, runs, first_run, last_run, column, dim)
-        total = _add_rows(total, values, tail, end, column, dim)
+        num_head = tl.minimum(first_run * RUN, end) - begin
+        tail = tl.maximum(last_run * RUN, begin + num_head)
+        for i in range(0, tl.max(last_run - first_run, 0)):
+            run = first_run + i  # [B]
+            mask = (run < last_run)[:, None] & (column < dim)[None, :]
+            total += tl.load(runs + run[:, None] * dim + column[None, :], mask=mask, other=0.0)
+    for i in tl.range(0, tl.max(num_head + end - tail, 0), loop_unroll_factor=4):
+        position = tl.where(i < num_head, begin + i, tail + i - num_head)  # [B]
+        mask = (position < end)[:, None] & (column < dim)[None, :]
+        place = position[:, None] * dim + column[None, :]
+        total += tl.load(values + place, mask=mask, other=0.0).to(tl.float32)  # [B, D]
     if IS_MEAN:
         total = tl.div_rn(total, tl.maximum(end - begin, 1).to(tl.float32)[:, None])
     mask = (row < num_rows)[:, None] & (column < dim)[None, :]
     tl.store(out + row[:, None] * dim + column[None, :], total, mask=mask)
 
 
-@triton.jit
-def _add_rows(total, source, begin, end, column, dim):
-    """Return total + source[begin] + ... + source[end - 1], in this order, for each row of the tile."""
-    for i in tl.range(0, tl.max(end - begin, 0), loop_unroll_factor=4):
-        position = begin + i  # [B]
-        mask = (position < end)[:, None] & (column < dim)[None, :]
-        place = position[:, None] * dim + column[None, :]
-        total += tl.load(source + place, mask=mask, other=0.0).to(tl.float32)  # [B, D]
-    return total
-
-
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows", "num_values"])
 def _spread_kernel(
     grad, offsets, out, num_rows, num_values, dim,
     IS_MEAN: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
@@ -125,11 +119,11 @@ def _spread_kernel(
     share = tl.load(grad + row[:, None] * dim + column[None, :], mask=mask, other=0.0)  # [T, D]
     if IS_MEAN:
         length = tl.load(offsets + row + 1) - tl.load(offsets + row)
-        share = tl.div_rn(share.to(tl.float32), length.to(tl.float32)[:, None])
+        share = tl.div_rn(share.to(tl.float32), tl.maximum(length, 1).to(tl.float32)[:, None])
     tl.store(out + position[:, None] * dim + column[None, :], share, mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def _max_kernel(
     values, offsets, out, winner, num_rows, dim, ROWS: tl.constexpr, COLUMNS: tl.constexpr
 ):
@@ -152,10 +146,8 @@ def _max_kernel(
     tl.store(winner + row[:, None] * dim + column[None, :], place_of_best, mask=mask)
 
 
-@triton.jit
-def _scatter_kernel(
-    grad, winner, out, num_rows, dim, ROWS: tl.constexpr, COLUMNS: tl.constexpr
-):
+@triton.jit(do_not_specialize=["num_rows"])
+def _scatter_kernel(grad, winner, out, num_rows, dim, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)  # [B]
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)  # [D]
     place = row[:, None] * dim + column[None, :]

@@ -23,7 +23,9 @@ def segment_sum_backward(grad: Tensor, offsets: Tensor, num_values: int, is_mean
 def segment_max(values: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
     out = values.new_zeros(offsets.numel() - 1, values.shape[1])
     winner = torch.full_like(out, -1, dtype=torch.int64)
-    for row, (begin, end) in enumerate(zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)):
+    for row, (begin, end) in enumerate(
+        zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)
+    ):
         if end > begin:
             out[row] = values[begin:end].amax(0)
             is_largest = (values[begin:end] == out[row]) | values[begin:end].isnan()

@@ -29,15 +29,18 @@ class InputConfig:
     """Say how features become vectors of `dim` columns.
 
     `history` names the ragged features that describe past events side by side, and `target` the features of
-    the candidate that mean the same, in the same order (further history features have no counterpart).
-    `pooling` is how a history becomes one vector: `mean` of its embeddings, weighted by its weights, `attention`
-    to the target, or `none` to leave it out. `left_out` names features not to use.
+    the candidate that a past event is likened to. `pooling` is how a history becomes one vector: `mean` of its
+    embeddings, weighted by its weights; `attention` to the target, which pools the weights of the history feature
+    `values_of`, older events counting less by the weights of `ages_of`; or `none` to leave it out. `left_out` names
+    features not to use.
     """
 
     dim: int = 16
     target: tuple[str, ...] = ()
     history: tuple[str, ...] = ()
     pooling: Literal["mean", "attention", "none"] = "attention"
+    values_of: str | None = None
+    ages_of: str | None = None
     num_heads: int = 4
     head_dim: int = 8
     left_out: tuple[str, ...] = ()
@@ -64,9 +67,12 @@ class Inputs(nn.Module):
         super().__init__()
         self.config = config
         names = [feature.name for feature in schema.features]
-        for name in (*config.target, *config.history, *config.left_out):
+        chosen = (config.values_of, config.ages_of)
+        for name in (*config.target, *config.history, *config.left_out, *filter(None, chosen)):
             if name not in names:
-                raise UserError(f"model.inputs names feature {name!r}; the schema has {', '.join(names)}")
+                raise UserError(
+                    f"model.inputs names feature {name!r}; the schema has {', '.join(names)}"
+                )
         skipped = {*config.left_out, *(config.history if config.pooling == "none" else ())}
         self.attended = config.history if config.pooling == "attention" else ()
         used = [feature for feature in schema.features if feature.name not in skipped]
@@ -119,9 +125,13 @@ class Inputs(nn.Module):
         return Encoded(dense, vectors, history)
 
     def _attend(self, batch: RankingBatch, target: Float[Tensor, "B C"]) -> Float[Tensor, "B K"]:
-        """Pool, by attention, the weight of each past event, its size, and how much was attended at all."""
+        """Pool, by attention, the value of each past event, its size, and how much was attended at all."""
         events = self.tables.rows(batch.features, self.attended)
         key = self.key(torch.cat([event.values for event in events], 1))  # [T, C]
-        weight = batch.features.weights_of(self.attended[0])
-        values = torch.stack([weight, weight.abs(), torch.ones_like(weight)], 1)  # [T, 3]
-        return self.attention(target, events[0].with_values(key), values)
+        names = self.config
+        value = torch.ones_like(key[:, 0])
+        if names.values_of is not None:
+            value = batch.features.weights_of(names.values_of)
+        age = None if names.ages_of is None else batch.features.weights_of(names.ages_of)
+        values = torch.stack([value, value.abs(), torch.ones_like(value)], 1)  # [T, 3]
+        return self.attention(target, events[0].with_values(key), values, age)

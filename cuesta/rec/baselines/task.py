@@ -1,0 +1,116 @@
+"""`RankingTask`: a click log, a model that gives logits, binary cross-entropy, and a ranker's metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cuesta.data.batch import RankingBatch
+from cuesta.data.ranking import RankingData, open_ranking_data
+from cuesta.data.registry import DATA_SETS, data_root, get_data_set
+from cuesta.data.streams import StreamConfig, write_stream
+from cuesta.engine.metrics import RankingMetrics
+from cuesta.engine.ranking_report import buckets, ranking_evaluation
+from cuesta.engine.task import Evaluation
+from cuesta.errors import UserError
+from cuesta.rec.baselines.model import DCNv2Config, DLRMConfig
+
+EVALUATION_BATCH = 4096
+STREAMS = {"mini": StreamConfig.mini, "small": StreamConfig.small, "large": StreamConfig.large}
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class RankingTaskConfig:
+    """Say what is trained on what.
+
+    `data` is a registered data set (`ml-100k`), a stream made on first use (`stream.mini`, `stream.small`,
+    `stream.large`), or a folder of Parquet files with a schema.toml. `slices` names dense columns by whose value
+    the report breaks the metrics down.
+    """
+
+    model: DLRMConfig | DCNv2Config
+    data: str = "ml-100k"
+    batch_size: int = 512
+    slices: tuple[str, ...] = ()
+
+    def build(self, *, seed: int, device: torch.device) -> RankingTask:
+        """Return the task, after getting or making its data."""
+        return RankingTask(self, open_data(self.data), seed=seed, device=device)
+
+
+@final
+class RankingTask:
+    """Train and evaluate one model on one log."""
+
+    def __init__(
+        self, config: RankingTaskConfig, data: RankingData, *, seed: int, device: torch.device
+    ) -> None:
+        dense = data.schema.dense
+        for name in config.slices:
+            if name not in dense:
+                raise UserError(f"task.slices names {name!r}; the dense columns are {', '.join(dense)}")
+        self.config = config
+        self.data = data
+        self.seed = seed
+        self.device = device
+        self.model: nn.Module = config.model.build(data.schema, data.sizes, seed=seed).to(device)
+        self.num_train_batches = data.num_batches("train", config.batch_size)
+
+    def train_batches(self, epoch: int, start: int) -> Iterator[RankingBatch]:
+        """Yield the shuffled training batches of an epoch, from batch `start` on."""
+        batches = self.data.batches(
+            "train", batch_size=self.config.batch_size, seed=self.seed, epoch=epoch, start=start
+        )
+        for batch in batches:
+            yield batch.to(self.device)
+
+    def losses(self, batch: RankingBatch) -> Mapping[str, Tensor]:
+        """Return the mean binary cross-entropy of the batch."""
+        logits = self.model(batch)
+        return {"loss": F.binary_cross_entropy_with_logits(logits.float(), batch.label)}
+
+    def evaluate(self, split: str) -> Evaluation:
+        """Return log-loss, NE, AUC, gAUC and calibration of a split, with slices by history and by `slices`."""
+        metrics = RankingMetrics()
+        sliced: dict[str, list[np.ndarray]] = {name: [] for name in self.config.slices}
+        lengths: dict[str, list[np.ndarray]] = {name: [] for name in self.data.schema.groups()}
+        for batch in self.data.batches(split, batch_size=EVALUATION_BATCH):
+            logits = self.model(batch.to(self.device)).float().cpu().numpy()
+            metrics.update(batch.label.numpy(), logits, batch.user.numpy())
+            for name, parts in sliced.items():
+                parts.append(batch.dense[:, self.data.schema.dense.index(name)].numpy())
+            for name, parts in lengths.items():
+                first = self.data.schema.groups()[name][0].name
+                parts.append(batch.features[first].lengths().numpy())
+        slices = {
+            **{f"length of {name}": buckets(np.concatenate(p)) for name, p in lengths.items() if p},
+            **{name: buckets(np.concatenate(parts)) for name, parts in sliced.items() if parts},
+        }
+        return ranking_evaluation(metrics, slices)
+
+
+def open_data(source: str) -> RankingData:
+    """Return the opened log that `source` names; see `RankingTaskConfig.data`."""
+    cache = data_root() / "encoders"
+    if source in DATA_SETS:
+        return open_ranking_data(get_data_set(source), cache_folder=cache)
+    if source.startswith("stream."):
+        size = source.removeprefix("stream.")
+        if size not in STREAMS:
+            raise UserError(f"no stream {source!r}; choose one of {', '.join(f'stream.{s}' for s in STREAMS)}")
+        folder = data_root() / source
+        if not folder.exists():
+            write_stream(STREAMS[size](), folder)
+        return open_ranking_data(folder, cache_folder=cache)
+    if not Path(source).exists():
+        known = [*DATA_SETS, *(f"stream.{size}" for size in STREAMS)]
+        raise UserError(f"no data {source!r}: neither a folder nor one of {', '.join(known)}")
+    return open_ranking_data(source, cache_folder=cache)
