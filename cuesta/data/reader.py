@@ -20,9 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cuesta.data.batch import RankingBatch
+from cuesta.data.columns import Column
 from cuesta.data.encoders import Encoders
 from cuesta.data.log import Log, read_sound
-from cuesta.data.rows import Rows, Window, batches_of, encode_rows
+from cuesta.data.rows import Rows, Window, batches_of
 from cuesta.data.schema import Schema
 
 WINDOW_BYTES = 256 * 2**20
@@ -82,15 +83,17 @@ class Reader:
             skip -= _num_rows(windows[first])
             first += 1
         decoded = self._read([span for spans in windows[first:] for span in spans])
-        window = Window()
+        window = Window(self.schema, self.encoders)
         for number in range(first, len(windows)):
-            rows = window.join([next(decoded) for _ in windows[number]])
+            window.clear()
+            for _ in windows[number]:
+                window.append(next(decoded))
             num_rows = _num_rows(windows[number])
             if order.seed is None:
                 permutation = np.arange(num_rows)
             else:
                 permutation = _generator(order, 1 + number).permutation(num_rows)
-            yield rows, permutation[skip:]
+            yield window.rows(), permutation[skip:]
             skip = 0
 
     def _spans(self, order: Order) -> list[list[Span]]:
@@ -118,8 +121,8 @@ class Reader:
             num_rows += span.end - span.begin
         return windows if spans else []
 
-    def _read(self, spans: Sequence[Span]) -> Iterator[Rows]:
-        """Yield each span's rows, while the span after it is being decoded."""
+    def _read(self, spans: Sequence[Span]) -> Iterator[dict[str, Column]]:
+        """Yield each span's columns, while the span after it is being decoded."""
         with ThreadPoolExecutor(max_workers=1) as decoder:
             ahead = [
                 decoder.submit(read_sound, self.log, span.group, self.schema) for span in spans[:1]
@@ -128,8 +131,7 @@ class Reader:
                 columns = ahead.pop().result()
                 for after in spans[position + 1 : position + 2]:
                     ahead.append(decoder.submit(read_sound, self.log, after.group, self.schema))
-                wanted = {name: column.rows(begin, end) for name, column in columns.items()}
-                yield encode_rows(wanted, self.schema, self.encoders)
+                yield {name: column.rows(begin, end) for name, column in columns.items()}
 
 
 def prefetch(batches: Iterator[RankingBatch], *, ahead: int) -> Iterator[RankingBatch]:

@@ -1,7 +1,7 @@
 """`Rows`: decoded and encoded rows of a log, from which batches are gathered in any order.
 
 ```
-columns of a row group --encode_rows--> Rows --Window--> Rows of a window --gather(order)--> batch
+columns of row groups --Window.append--> Rows of a window --gather(order)--> batch
 ```
 
 What a row has one of lies side by side, so that a shuffled row costs few cache misses. A ragged
@@ -26,6 +26,7 @@ from cuesta.data.encoders import Encoders, group_keys
 from cuesta.data.schema import Feature, Schema
 from cuesta.ragged import RaggedFeatures
 
+_BLOCK = 64
 _NUM_FIXED = 2  # columns of `integers` before the ids: user, time
 
 
@@ -67,72 +68,96 @@ class Rows:
     weights: tuple[NDArray[np.float32] | None, ...]  # [T] beside them
 
 
-def encode_rows(columns: Mapping[str, Column], schema: Schema, encoders: Encoders) -> Rows:
-    """Return rows whose columns were found sound, as `gather` needs them."""
-    layout = Layout.of(schema)
-    num_rows = columns[schema.label].num_rows
-    groups = schema.groups()
-    numbers = np.empty((num_rows, 1 + len(schema.dense)), np.float32)
-    for position, name in enumerate((schema.label, *schema.dense)):
-        numbers[:, position] = floats_of(columns[name].values)
-    integers = np.empty((num_rows, _NUM_FIXED + len(layout.keys) - len(layout.ragged)), np.int64)
-    integers[:, 0] = group_keys(columns[schema.user].values)
-    integers[:, 1] = seconds_of(columns[schema.time].values)
-    for feature, place in zip(schema.features, layout.places, strict=True):
-        if place >= 0:
-            ids = integers[:, place]
-            encoders.encode(feature.name, columns[feature.column].values, out=ids)
-    spans = np.empty((num_rows, len(groups), 2), np.int64)
-    for number, members in enumerate(groups.values()):
-        _cut(columns[members[0].column], members[0], spans[:, number])
-    ragged = [schema.features[position] for position in layout.ragged]
-    return Rows(
-        layout=layout,
-        numbers=numbers,
-        integers=integers,
-        spans=spans,
-        values=tuple(encoders.encode(f.name, columns[f.column].values) for f in ragged),
-        weights=tuple(floats_of(columns[f.weights].values) if f.weights else None for f in ragged),
-    )
+@final
+class Buffer:
+    """Hold a growing array, whose memory is used again after `clear`."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: type[np.generic]) -> None:
+        self._held: np.ndarray = np.empty((0, *shape), dtype)
+        self.length = 0
+
+    def extend(self, length: int) -> np.ndarray:
+        """Return `length` new entries at the end, to be written."""
+        begin, self.length = self.length, self.length + length
+        if self.length > self._held.shape[0]:
+            capacity = self.length + self.length // 4
+            grown = np.empty((capacity, *self._held.shape[1:]), self._held.dtype)
+            grown[:begin] = self._held[:begin]
+            self._held = grown
+        return self._held[begin : self.length]
+
+    def filled(self) -> np.ndarray:
+        """Return all entries."""
+        return self._held[: self.length]
+
+    def clear(self) -> None:
+        """Forget all entries."""
+        self.length = 0
 
 
+@final
 class Window:
-    """Hold the memory in which windows are joined: to ask the system for it anew costs as much."""
+    """Encode row groups one after another into memory that the next window uses again.
 
-    def __init__(self) -> None:
-        self._buffers: dict[str, np.ndarray] = {}
+    To ask the system for that much memory anew would cost as much as to fill it.
+    """
 
-    def join(self, parts: Sequence[Rows]) -> Rows:
-        """Return the rows of all parts, one after another; they live until the next call."""
-        if len(parts) == 1:
-            return parts[0]
-        spans = self._join("spans", [part.spans for part in parts])
-        first = 0
-        for part in parts[:-1]:
-            first += part.spans.shape[0]
-            for number, ids in _values_of_groups(part):
-                spans[first:, number, 0] += ids.shape[0]
-        values = zip(*(part.values for part in parts), strict=True)
-        weights = zip(*(part.weights for part in parts), strict=True)
+    def __init__(self, schema: Schema, encoders: Encoders) -> None:
+        self._schema = schema
+        self._encoders = encoders
+        self._layout = Layout.of(schema)
+        num_single = len(schema.features) - len(self._layout.ragged)
+        self._numbers = Buffer((1 + len(schema.dense),), np.float32)
+        self._integers = Buffer((_NUM_FIXED + num_single,), np.int64)
+        self._spans = Buffer((len(schema.groups()), 2), np.int64)
+        self._values = {f.name: Buffer((), np.int64) for f in schema.features if f.ragged}
+        self._weights = {f.name: Buffer((), np.float32) for f in schema.features if f.weights}
+
+    def clear(self) -> None:
+        """Forget all rows; their memory will be written over."""
+        for buffer in (self._numbers, self._integers, self._spans):
+            buffer.clear()
+        for buffer in (*self._values.values(), *self._weights.values()):
+            buffer.clear()
+
+    def append(self, columns: Mapping[str, Column]) -> None:
+        """Add rows whose columns were found sound."""
+        schema = self._schema
+        num_rows = columns[schema.label].num_rows
+        numbers = self._numbers.extend(num_rows)
+        for position, name in enumerate((schema.label, *schema.dense)):
+            numbers[:, position] = floats_of(columns[name].values)
+        integers = self._integers.extend(num_rows)
+        integers[:, 0] = group_keys(columns[schema.user].values)
+        integers[:, 1] = seconds_of(columns[schema.time].values)
+        spans = self._spans.extend(num_rows)
+        for number, members in enumerate(schema.groups().values()):
+            first = self._values[members[0].name].length
+            _cut(columns[members[0].column], members[0], first, spans[:, number])
+        for feature, place in zip(schema.features, self._layout.places, strict=True):
+            values = columns[feature.column].values
+            if feature.ragged:
+                ids = self._values[feature.name].extend(len(values))
+            else:
+                ids = integers[:, place]
+            self._encoders.encode(feature.name, values, out=ids)
+            if feature.weights:
+                weights = self._weights[feature.name].extend(len(values))
+                weights[:] = floats_of(columns[feature.weights].values)
+
+    def rows(self) -> Rows:
+        """Return the rows added since the last `clear`; they live until the next one."""
+        keys = [self._layout.keys[position] for position in self._layout.ragged]
         return Rows(
-            layout=parts[0].layout,
-            numbers=self._join("numbers", [part.numbers for part in parts]),
-            integers=self._join("integers", [part.integers for part in parts]),
-            spans=spans,
-            values=tuple(self._join(f"values {n}", each) for n, each in enumerate(values)),
+            layout=self._layout,
+            numbers=self._numbers.filled(),
+            integers=self._integers.filled(),
+            spans=self._spans.filled(),
+            values=tuple(self._values[key].filled() for key in keys),
             weights=tuple(
-                None if each[0] is None else self._join(f"weights {n}", each)
-                for n, each in enumerate(weights)
+                self._weights[key].filled() if key in self._weights else None for key in keys
             ),
         )
-
-    def _join(self, name: str, parts: Sequence[np.ndarray]) -> np.ndarray:
-        length = sum(part.shape[0] for part in parts)
-        held = self._buffers.get(name)
-        if held is None or held.shape[0] < length:
-            held = np.empty((length + length // 8, *parts[0].shape[1:]), parts[0].dtype)
-            self._buffers[name] = held
-        return np.concatenate(parts, out=held[:length])
 
 
 def gather(rows: Rows, order: NDArray[np.int64]) -> RankingBatch:
@@ -203,23 +228,14 @@ def _join_batches(parts: Sequence[RankingBatch]) -> RankingBatch:
     )
 
 
-def _cut(column: Column, feature: Feature, spans: NDArray[np.int64]) -> None:
-    """Write where the last `longest` values of each row begin, and how many they are."""
+def _cut(column: Column, feature: Feature, first: int, spans: NDArray[np.int64]) -> None:
+    """Write where the last `longest` values of each row begin, counted on from `first`."""
     assert column.offsets is not None
     lengths = np.diff(column.offsets)
     if feature.longest is not None:
         lengths = np.minimum(lengths, feature.longest)
-    spans[:, 0] = column.offsets[1:] - lengths
+    spans[:, 0] = column.offsets[1:] - lengths + first
     spans[:, 1] = lengths
-
-
-def _values_of_groups(rows: Rows) -> list[tuple[int, NDArray[np.int64]]]:
-    """Return each group's number and the values of one of its members."""
-    groups = {
-        int(-1 - rows.layout.places[feature]): values
-        for feature, values in zip(rows.layout.ragged, rows.values, strict=True)
-    }
-    return list(groups.items())
 
 
 @numba.njit(nogil=True, cache=True)
@@ -253,8 +269,17 @@ def _gather_integers(integers, order, user, time, places, offsets, values):  # t
 
 @numba.njit(nogil=True, cache=True)
 def _gather_ragged(values, spans, order, begins, out):  # type: ignore[no-untyped-def]
-    for i, row in enumerate(order):
-        source = values[spans[row, 0] : spans[row, 0] + spans[row, 1]]
-        target = out[begins[i] : begins[i] + spans[row, 1]]
-        for position in range(source.shape[0]):
-            target[position] = source[position]
+    num_rows = order.shape[0] if values.shape[0] else 0
+    touched = 0.0
+    for first in range(0, num_rows, _BLOCK):
+        last = min(first + _BLOCK, num_rows)
+        for i in range(first, last):  # nothing branches on what is read, so the misses overlap
+            start = min(spans[order[i], 0], values.shape[0] - 1)
+            touched += values[start]
+        for i in range(first, last):
+            start, length = spans[order[i]]
+            source = values[start : start + length]
+            target = out[begins[i] : begins[i] + length]
+            for position in range(length):
+                target[position] = source[position]
+    return touched  # so that the compiler keeps the touching

@@ -34,7 +34,7 @@ from cuesta.data.batch import RankingBatch
 from cuesta.data.columns import columns_of
 from cuesta.data.encoders import fit_encoders
 from cuesta.data.files import atomic_folder
-from cuesta.data.rows import batches_of, encode_rows
+from cuesta.data.rows import Rows, Window, batches_of
 from cuesta.data.schema import SPLITS, Feature, Schema, save_schema, split_bounds
 from cuesta.errors import UserError
 
@@ -145,11 +145,15 @@ def stream_batches(config: StreamConfig, *, batch_size: int) -> Iterator[Ranking
     """Yield the stream as batches in time order, without touching a disk."""
     schema = stream_schema(config)
     encoders = fit_encoders(schema, [])
-    windows = (
-        (encode_rows(columns_of(table), schema, encoders), np.arange(table.num_rows))
-        for table in stream_tables(config)
-    )
-    return batches_of(windows, batch_size)
+    window = Window(schema, encoders)
+
+    def windows() -> Iterator[tuple[Rows, NDArray[np.int64]]]:
+        for table in stream_tables(config):
+            window.clear()
+            window.append(columns_of(table))
+            yield window.rows(), np.arange(table.num_rows)
+
+    return batches_of(windows(), batch_size)
 
 
 def write_stream(config: StreamConfig, folder: str | Path) -> dict[str, Bayes]:

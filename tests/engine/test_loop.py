@@ -48,6 +48,15 @@ def test_training_lowers_the_loss_and_tells_its_outcome(tmp_path: Path) -> None:
     assert result.to_json()["test"] == result.test
 
 
+def test_the_best_is_the_highest_where_more_is_better(tmp_path: Path) -> None:
+    loop = LoopConfig(epochs=3, evaluate_every=2, monitor="auc", mode="max")
+    result = train(small_recipe(optim=OptimConfig(lr=0.3), loop=loop), tmp_path / "run")
+    evaluations = read_journal(tmp_path / "run" / "evaluations.jsonl")
+    best = max(evaluations, key=lambda line: line["auc"])
+    assert (result.best_step, result.validation["auc"]) == (best["step"], best["auc"])
+    assert 2 < result.best_step < result.step
+
+
 def test_equal_seeds_give_equal_runs_and_other_seeds_other_ones(tmp_path: Path) -> None:
     recipe = small_recipe()
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
@@ -94,7 +103,8 @@ def test_patience_ends_the_run_once_nothing_gets_better(tmp_path: Path) -> None:
 def test_a_signal_saves_and_stops_and_gives_the_handlers_back(
     tmp_path: Path, number: signal.Signals, status: int
 ) -> None:
-    before = signal.getsignal(number)
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.getsignal(each) for each in numbers]
 
     def stop_at_5(progress: Progress) -> None:
         if progress.step == 5:
@@ -105,7 +115,7 @@ def test_a_signal_saves_and_stops_and_gives_the_handlers_back(
     assert stopped.value.exit_status == status
     assert checkpoint_steps(RunFolder(tmp_path / "run"))[-1] == 5
     assert len(losses_of(tmp_path / "run")) == 5
-    assert signal.getsignal(number) is before
+    assert [signal.getsignal(each) for each in numbers] == before
 
 
 def test_a_second_ctrl_c_interrupts_at_once(tmp_path: Path) -> None:

@@ -56,6 +56,13 @@ def assert_same_run(folder: Path, other: Path) -> None:
         assert metrics[name] == others[name], name
 
 
+def sessions_of(folder: Path) -> list[int]:
+    """Return the steps at which the sessions of a run began."""
+    sessions = read_json(folder / "environment.json")
+    assert isinstance(sessions, list)
+    return [session["from_step"] for session in sessions]
+
+
 def test_killed_anywhere_and_resumed_equals_the_unbroken_run(
     tmp_path: Path, victim: Victim
 ) -> None:
@@ -66,7 +73,8 @@ def test_killed_anywhere_and_resumed_equals_the_unbroken_run(
     assert checkpoint_steps(RunFolder(folder)) == []
     assert victim(folder, "rename:8", "--resume") == -SIGKILL, "while saving"
     assert checkpoint_steps(RunFolder(folder)) == [6]
-    assert list((folder / "checkpoints").glob(".tmp*")), "the killed save left something"
+    left_behind = next((folder / "checkpoints").glob(".tmp*"))
+    left_behind.rename(left_behind.with_name(".tmp-of-another-machine"))
     assert victim(folder, "step:11", "--resume") == -SIGKILL, "in the middle of an epoch"
     assert not list((folder / "checkpoints").glob(".tmp*")), "which the next session removed"
     with (folder / "losses.jsonl").open("a") as losses:
@@ -75,6 +83,7 @@ def test_killed_anywhere_and_resumed_equals_the_unbroken_run(
     assert checkpoint_steps(RunFolder(folder))[-1] == 17
     assert victim(folder, "never", "--resume") == 0
     assert_same_run(folder, unbroken)
+    assert sessions_of(folder) == [0, 0, 6, 9, 17]
 
 
 def test_resuming_a_finished_run_changes_nothing_but_notes_the_session(tmp_path: Path) -> None:
@@ -82,9 +91,7 @@ def test_resuming_a_finished_run_changes_nothing_but_notes_the_session(tmp_path:
     before = {name: (tmp_path / "run" / name).read_bytes() for name in SAME_FILES}
     train(small_recipe(), tmp_path / "run", resume=True)
     assert before == {name: (tmp_path / "run" / name).read_bytes() for name in SAME_FILES}
-    sessions = read_json(tmp_path / "run" / "environment.json")
-    assert isinstance(sessions, list)
-    assert [session["from_step"] for session in sessions if isinstance(session, dict)] == [0, 21]
+    assert sessions_of(tmp_path / "run") == [0, 21]
 
 
 def test_optimiser_state_survives_a_checkpoint_bit_by_bit(tmp_path: Path) -> None:
@@ -130,6 +137,8 @@ def test_the_best_and_the_last_checkpoints_are_kept(tmp_path: Path) -> None:
     result = train(small_recipe(loop=loop), tmp_path / "run")
     assert result.best_step == 5, "with mode min the lowest AUC is best, that of the first steps"
     assert checkpoint_steps(RunFolder(tmp_path / "run")) == [5, 20, 21]
+    at_5 = read_journal(tmp_path / "run" / "evaluations.jsonl")[0]
+    assert result.validation["auc"] == at_5["auc"], "the outcome is that of the best weights"
 
 
 def test_a_journal_is_cut_without_touching_the_lines_that_stay(tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ def embedding_update(
     if state.weight.dtype is not torch.float64:
         grad = grad.float()
     rounds = optimizer.stochastic_rounding and state.weight.dtype in (torch.bfloat16, torch.float16)
-    tables = lookups[0].layout.tables.to(state.weight.device)
+    tables = lookups[0].layout.tables  # on the CPU: bodies read dims without waiting for a device
     scalars = optimizer.scalars(optimizer.lr if lr is None else lr, step)
     torch.ops.cuesta.embedding_update(
         state.weight, state.first, state.second, tables,

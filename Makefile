@@ -1,0 +1,43 @@
+# The project's commands; each makes .venv when it is missing. `make demo` is where to begin.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test check bench peers
+
+demo: .venv/made-core
+	$(BIN)/cuesta demo
+
+test: .venv/made-dev
+	$(BIN)/python -m pytest
+
+check: .venv/made-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+
+bench: .venv/made-core
+	for name in embedding_bag dlrm reader; do $(BIN)/cuesta bench $$name || exit 1; done
+
+# The libraries that `cuesta bench` compares with, in an environment of their own; then use
+# .venv-peers/bin/cuesta bench NAME. torchrec goes in without its pins, which ask for fbgemm-gpu.
+peers: .venv-peers/made
+
+.venv/made-core: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -e .
+	touch $@
+
+.venv/made-dev: .venv/made-core
+	$(BIN)/python -m pip install --quiet -e '.[dev]'
+	touch $@
+
+.venv-peers/made: pyproject.toml
+	test -x .venv-peers/bin/python || $(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet 'torch==2.13.0' 'numba>=0.66'
+	.venv-peers/bin/python -m pip install --quiet 'fbgemm-gpu-cpu==1.8.0' 'tensordict>=0.15' \
+	    'torchmetrics==1.0.3' pyre-extensions tqdm 'fuxictr==2.3.10' 'polars>=1.30,<2'
+	.venv-peers/bin/python -m pip install --quiet --no-deps 'torchrec==1.8.0'
+	.venv-peers/bin/python -m pip install --quiet -e .
+	.venv-peers/bin/python -c 'import fbgemm_gpu, torchrec, fuxictr.pytorch.models'
+	touch $@

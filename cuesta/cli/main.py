@@ -1,0 +1,130 @@
+"""`cuesta`: parse the verb, run it, turn a user's mistake into one line and exit status 2.
+
+Only the standard library is imported until a verb runs, so that `cuesta --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+import cuesta
+from cuesta.errors import UserError
+
+EPILOGUE = """\
+cuesta demo                              train and evaluate a ranker on ml-100k
+cuesta train dlrm.ml100k --optim.lr 1e-3   flags are the recipe's fields; `cuesta train RECIPE --help` lists them
+cuesta bench embedding_bag               time the kernels against their peers
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with its status: 0, 1 for a failed check, 2 for a mistake."""
+    # Threads that wait without spinning leave the other cores to the reader and to other programs.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    parser = build_parser()
+    options, rest = parser.parse_known_args(arguments)
+    if rest and options.verb != "train":
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    options.settings = rest
+    try:
+        sys.exit(_run(options))
+    except UserError as error:
+        print(f"cuesta: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("cuesta: interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all verbs."""
+    parser = argparse.ArgumentParser(
+        prog="cuesta",
+        description="Ranking and 3D reconstruction on one ragged core.",
+        epilog=EPILOGUE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"cuesta {cuesta.__version__}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    _verb(verbs, "list", "list recipes, data sets and benches")
+    demo = _verb(verbs, "demo", "train and evaluate a ranker on ml-100k, and write its report")
+    demo.add_argument("--out", default="runs/demo", help="run folder, replaced (%(default)s)")
+
+    train = _verb(verbs, "train", "train a recipe", add_help=False)
+    train.add_argument("recipe", nargs="?", help="a name from `cuesta list`")
+    train.add_argument("--out", help="run folder (runs/RECIPE)")
+    train.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    train.add_argument("--overwrite", action="store_true", help="replace the run in the folder")
+    train.add_argument("--device", help="cpu, cuda, cuda:1 (a GPU if there is one)")
+    train.add_argument("-h", "--help", action="store_true", help="list the recipe's settings")
+    train.set_defaults(train_parser=train)
+
+    evaluate = _verb(verbs, "eval", "evaluate the best weights of a run")
+    evaluate.add_argument("run", help="a run folder")
+    evaluate.add_argument("--split", default="test", help="validation or test (%(default)s)")
+
+    _data_verbs(_verb(verbs, "data", "get, make or check data", has_json=False))
+    bench = _verb(verbs, "bench", "time cuesta and its peers, after proving the answers right")
+    bench.add_argument("name", nargs="?", help="which; without it, they are listed")
+    bench.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
+    bench.add_argument("--save", action="store_true", help="write benchmarks/results/NAME_….md, .json")
+    return parser
+
+
+def _data_verbs(data: argparse.ArgumentParser) -> None:
+    verbs = data.add_subparsers(dest="data_verb", metavar="VERB", required=True)
+    get = _verb(verbs, "get", "fetch and convert a registered data set")
+    get.add_argument("name", help="a name from `cuesta list`")
+    make = _verb(verbs, "make", "generate a click stream with a known Bayes error")
+    make.add_argument("name", help="stream.mini, stream.small or stream.large")
+    make.add_argument("--out", help="folder (the data cache)")
+    make.add_argument("--seed", type=int, default=0)
+    check = _verb(verbs, "check", "name everything that is wrong with a log")
+    check.add_argument("paths", nargs="+", help="Parquet files or folders of them")
+    check.add_argument("--schema", help="TOML file (schema.toml in the folder)")
+    check.add_argument("--limit", type=int, default=10, help="violations shown of each kind")
+
+
+def _verb(
+    verbs: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    summary: str,
+    *,
+    has_json: bool = True,
+    add_help: bool = True,
+) -> argparse.ArgumentParser:
+    parser = verbs.add_parser(name, help=summary, description=summary, add_help=add_help)
+    if has_json:
+        bench = name == "bench"
+        parser.add_argument(
+            "--json",
+            help="write the result as JSON to this file" if bench else "print the result as JSON",
+            **({"metavar": "FILE"} if bench else {"action": "store_true"}),  # type: ignore[arg-type]
+        )
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    from cuesta.cli import data, verbs
+
+    run: dict[str, Callable[[argparse.Namespace], int]] = {
+        "list": verbs.list_everything,
+        "demo": verbs.demo,
+        "train": verbs.train,
+        "eval": verbs.evaluate,
+        "bench": verbs.bench,
+        "get": data.get,
+        "make": data.make,
+        "check": data.check,
+    }
+    return run[getattr(options, "data_verb", options.verb)](options)
+
+
+if __name__ == "__main__":
+    main()

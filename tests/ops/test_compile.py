@@ -1,0 +1,133 @@
+"""What registration buys: opcheck of every op, torch.compile without a graph break, torch.export, FLOPs counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import cuesta.ops
+from cuesta.ops import TableLayout, embedding_bag, embedding_rows, pad, segment_reduce, unpad
+from cuesta.ragged import Ragged
+
+LAYOUT = TableLayout(rows=(7, 5), dims=(4, 4), features=(0, 1), poolings=("sum", "mean"))
+OFFSETS = torch.tensor([0, 2, 2, 5])
+BAGS = torch.tensor([0, 2, 2, 5, 6, 6, 6])  # F = 2, B = 3
+IDS = torch.tensor([1, 6, 0, 3, 3, 4])
+
+
+def numbers(*shape: int, learns: bool = False) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(*shape, generator=generator).requires_grad_(learns)
+
+
+def samples() -> dict[str, tuple]:
+    """Return arguments of every registered op."""
+    grid, tables, width = LAYOUT.grid, LAYOUT.tables, LAYOUT.width
+    winner = torch.tensor([[0, 1], [-1, -1], [4, 2]])
+    update = [IDS, IDS * 4, torch.ones(6), numbers(24), 2, [0.1, 1e-8, 0, 0, 1, 1, 0, 0], 7]
+    storage = numbers(LAYOUT.storage)
+    return {
+        "segment_sum": (numbers(5, 2, learns=True), OFFSETS, True),
+        "segment_sum_backward": (numbers(3, 2, learns=True), OFFSETS, 5, True),
+        "segment_max": (numbers(5, 2, learns=True), OFFSETS),
+        "segment_max_backward": (numbers(3, 2), winner, 5),
+        "pad": (numbers(5, 2, learns=True), OFFSETS, 4, 0.0),
+        "unpad": (numbers(3, 4, 2, learns=True), OFFSETS, 5),
+        "embedding_bag": (storage, IDS, BAGS, numbers(6, learns=True), grid, width),
+        "embedding_rows": (storage, IDS, BAGS, grid, 4),
+        "sample_weight_grad": (numbers(3, width), storage, IDS, BAGS, grid),
+        "embedding_occurrences": (IDS, BAGS, numbers(6), grid, width),
+        "embedding_update": (storage, torch.zeros(12), torch.zeros(0), tables, *update),
+    }
+
+
+def registered() -> set[str]:
+    names = torch._C._dispatch_get_all_op_names()
+    return {name.removeprefix("cuesta::") for name in names if name.startswith("cuesta::")}
+
+
+def test_every_registered_op_has_a_sample() -> None:
+    assert cuesta.ops.__all__
+    assert registered() == set(samples())
+
+
+@pytest.mark.parametrize("name", samples())
+def test_schema_fake_body_and_autograd_agree_with_the_op(name: str) -> None:
+    torch.library.opcheck(getattr(torch.ops.cuesta, name).default, samples()[name])
+
+
+@pytest.mark.parametrize("how", ["sum", "mean", "max"])
+def test_segment_reduce_and_pad_compile_without_a_graph_break(how: str) -> None:
+    def run(values: Tensor, offsets: Tensor) -> Tensor:
+        ragged = Ragged(values.sin(), offsets)
+        padded = pad(ragged, longest=3).square()
+        return segment_reduce(unpad(padded, offsets), how) + segment_reduce(ragged, how)
+
+    assert_compiles(run, numbers(5, 2, learns=True), OFFSETS)
+
+
+def test_embedding_bag_compiles_without_a_graph_break() -> None:
+    def run(sample: Tensor, weight: Tensor) -> Tensor:
+        pooled = embedding_bag(weight, IDS, BAGS, layout=LAYOUT, sample_weights=sample.exp())
+        rows = embedding_rows(weight, IDS, BAGS, layout=LAYOUT)
+        return pooled.sum() + (rows * sample[:, None]).sum()
+
+    assert_compiles(run, numbers(6, learns=True), numbers(LAYOUT.storage))
+
+
+def assert_compiles(run: Callable[..., Tensor], leaf: Tensor, other: Tensor) -> None:
+    """Check that compiled results and gradients of `leaf` are those of eager mode, bit for bit."""
+    torch.compiler.reset()
+    compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
+    outputs = [run(leaf, other), compiled(leaf, other)]
+    assert torch.equal(*outputs)
+    assert torch.equal(*(torch.autograd.grad(out.sum(), leaf)[0] for out in outputs))
+
+
+class Ranker(nn.Module):
+    """Score rows by their pooled embeddings and the mean of a ragged feature."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("weight", numbers(LAYOUT.storage))
+        self.score = nn.Linear(LAYOUT.width + 2, 1)
+
+    def forward(self, ids: Tensor, bags: Tensor, values: Tensor, offsets: Tensor) -> Tensor:
+        pooled = embedding_bag(self.weight, ids, bags, layout=LAYOUT)
+        mean = segment_reduce(Ragged(values, offsets), "mean")
+        return self.score(torch.cat([pooled, mean], 1))
+
+
+def test_a_ranker_exports_with_a_dynamic_batch_and_dynamic_lengths() -> None:
+    ranker = Ranker()
+    num_rows, num_ids, num_values = (torch.export.Dim(name) for name in ("B", "T", "V"))
+    exported = torch.export.export(
+        ranker,
+        (IDS, BAGS, numbers(5, 2), OFFSETS),
+        dynamic_shapes=({0: num_ids}, {0: 2 * num_rows + 1}, {0: num_values}, {0: num_rows + 1}),
+    )
+    other = (
+        torch.tensor([5, 4]),
+        torch.tensor([0, 1, 1, 1, 1, 1, 1, 2, 2]),
+        numbers(7, 2),
+        torch.tensor([0, 0, 3, 3, 7]),
+    )
+    assert torch.equal(exported.module()(*other), ranker(*other))
+
+
+def test_flops_are_counted() -> None:
+    ragged = Ragged(numbers(5, 2), OFFSETS)
+    with FlopCounterMode(display=False) as counter:
+        segment_reduce(ragged, "sum")
+        segment_reduce(ragged, "max")
+        embedding_bag(numbers(LAYOUT.storage), IDS, BAGS, layout=LAYOUT)
+    counted = counter.get_flop_counts()["Global"]
+    assert counted == {
+        torch.ops.cuesta.segment_sum: 10,
+        torch.ops.cuesta.segment_max: 10,
+        torch.ops.cuesta.embedding_bag: 2 * 6 * 4,
+    }

@@ -1,0 +1,286 @@
+"""The Triton bodies on three rungs: the interpreter, compilation for GPUs that are not here, and a GPU that is.
+
+Where there is a GPU, `pytest tests/ops/test_gpu_bodies.py` runs the twins on it. Everywhere else they run in Triton's
+interpreter, in a process of their own since Triton reads TRITON_INTERPRET when it is imported; float32 and float16
+alone, since the interpreter is silently wrong on bfloat16. Compilation needs no GPU.
+"""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from cuesta.ops import (
+    SGD,
+    Adagrad,
+    Lookup,
+    PartialRowwiseAdam,
+    RowwiseAdagrad,
+    TableLayout,
+    TableOptimizer,
+    TableState,
+    embedding_bag,
+    embedding_rows,
+    embedding_update,
+    force_body,
+    pad,
+    segment_reduce,
+    unpad,
+)
+from cuesta.ragged import Ragged
+from tests.twins import assert_twins
+
+pytest.importorskip("triton", reason="Triton is for Linux")
+from tests.ops import triton_aot
+
+IS_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+HAS_GPU = torch.cuda.is_available() and not IS_INTERPRETED
+DEVICE = "cuda" if HAS_GPU else "cpu"
+DTYPES = (torch.float32, torch.float16, *([torch.bfloat16] if HAS_GPU else []))
+
+runs = pytest.mark.skipif(
+    not (IS_INTERPRETED or HAS_GPU), reason="no GPU; the interpreter runs this in a process of its own"
+)
+compiles = pytest.mark.skipif(IS_INTERPRETED, reason="the interpreter compiles nothing")
+pytestmark = pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION is unset")
+
+ALIGNED = TableLayout(
+    rows=(7, 300), dims=(16, 64), features=(0, 1, 1), poolings=("sum", "mean", "sum")
+)
+MIXED = TableLayout(rows=(7, 300), dims=(5, 21), features=(1, 0), poolings=("mean", "sum"))
+SAME = TableLayout(rows=(7, 300), dims=(21, 21), features=(1, 0), poolings=("sum", "sum"))
+LAYOUTS = pytest.mark.parametrize("layout", [ALIGNED, MIXED], ids=["aligned", "mixed"])
+KINDS = (SGD, Adagrad, RowwiseAdagrad, PartialRowwiseAdam)
+LENGTHS = [3, 0, 260, 1]  # an empty row, and one of several runs
+
+
+def random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(DEVICE)
+
+
+def ragged(lengths: list[int], dim: int, dtype: torch.dtype) -> Ragged:
+    return Ragged.from_lengths(random(sum(lengths), dim).to(dtype), lengths)
+
+
+def lookup(layout: TableLayout, num_rows: int) -> Lookup:
+    """Return a weighted lookup of ids that repeat often; each feature has an empty bag and the first a long one."""
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.randint(0, 5, (len(layout.features), num_rows), generator=generator)
+    lengths[:, -1:] = 0
+    lengths[0, :1] = 12
+    sizes = torch.tensor([layout.rows[table] for table in layout.features])
+    sizes = sizes.repeat_interleave(lengths.sum(1))
+    ids = (torch.rand(sizes.numel(), generator=generator) ** 3 * sizes).long()
+    offsets = torch.nn.functional.pad(lengths.flatten().cumsum(0), (1, 0))
+    weights = torch.rand(ids.numel(), generator=generator)
+    grad = random(num_rows, layout.width)
+    return Lookup(layout, ids.to(DEVICE), offsets.to(DEVICE), grad, weights.to(DEVICE))
+
+
+def updated(weight: Tensor, parts: list[Lookup], optimizer: TableOptimizer) -> list[Tensor]:
+    state = TableState.fresh(weight.clone(), parts[0].layout, optimizer)
+    for step in (1, 2):
+        embedding_update(state, parts, optimizer, step=step)
+    return list(state)
+
+
+@runs
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("how", ["sum", "mean", "max"])
+@pytest.mark.parametrize(("lengths", "dim"), [(LENGTHS, 21), ([2, 0, 5], 64), ([0, 0], 3), ([], 1)])
+def test_segment_reduce_is_a_twin(
+    lengths: list[int], dim: int, how: str, dtype: torch.dtype
+) -> None:
+    rows = ragged(lengths, dim, dtype)
+
+    def run(values: Tensor, slope: Tensor) -> list[Tensor]:
+        leaf = values.detach().requires_grad_()
+        out = segment_reduce(rows.with_values(leaf), how)
+        return [out, *torch.autograd.grad(out, leaf, slope)]
+
+    assert_twins(run, rows.values, random(len(lengths), dim, seed=1).to(dtype), body="gpu")
+
+
+@runs
+def test_the_largest_value_is_nan_if_there_is_one() -> None:
+    values = torch.tensor([[1.0], [float("nan")], [2.0], [-float("inf")]], device=DEVICE)
+    values.requires_grad_()
+    with force_body("gpu"):
+        out = segment_reduce(Ragged.from_lengths(values, [3, 1]), "max")
+        out.sum().backward()
+    assert out[0].isnan()
+    assert out[1] == -float("inf")
+    assert values.grad.flatten().tolist() == [0, 1, 0, 1]
+
+
+@runs
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.bool, torch.int64], ids=str)
+@pytest.mark.parametrize(("lengths", "dim"), [(LENGTHS, 21), ([0, 0], 64), ([], 1)])
+@pytest.mark.parametrize("longest", [None, 2])
+def test_pad_and_unpad_are_twins(
+    lengths: list[int], dim: int, longest: int | None, dtype: torch.dtype
+) -> None:
+    rows = ragged(lengths, dim, dtype)
+
+    def run(values: Tensor) -> list[Tensor]:
+        padded = pad(rows.with_values(values), longest=longest, padding=1.0)
+        return [padded, unpad(padded, rows.offsets).values]
+
+    assert_twins(run, rows.values, body="gpu")
+
+
+@runs
+@LAYOUTS
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("num_rows", [0, 5])
+def test_embedding_bag_is_a_twin(layout: TableLayout, num_rows: int, dtype: torch.dtype) -> None:
+    part = lookup(layout, num_rows)
+    weight = random(layout.storage).to(dtype)
+
+    def run(weight: Tensor, sample: Tensor, slope: Tensor) -> list[Tensor]:
+        leaf = sample.detach().requires_grad_()
+        plain = embedding_bag(weight, part.ids, part.offsets, layout=layout)
+        out = embedding_bag(weight, part.ids, part.offsets, layout=layout, sample_weights=leaf)
+        return [plain, out, *torch.autograd.grad(out, leaf, slope)]
+
+    assert_twins(run, weight, part.sample_weights, part.grad, body="gpu")
+
+
+@runs
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("ids_dtype", [torch.int32, torch.int64], ids=str)
+def test_embedding_rows_is_a_twin(ids_dtype: torch.dtype, dtype: torch.dtype) -> None:
+    for layout in (SAME, replace(ALIGNED, dims=(16, 16))):
+        part = lookup(layout, 5)
+        ids = part.ids.to(ids_dtype)
+        weight = random(layout.storage).to(dtype)
+        assert_twins(
+            lambda w, i=ids, p=part: embedding_rows(w, i, p.offsets, layout=p.layout),
+            weight,
+            body="gpu",
+        )
+
+
+@runs
+def test_ids_outside_their_table_read_as_zeros_and_move_no_row() -> None:
+    layout = TableLayout(rows=(3, 3), dims=(4, 4), features=(0, 1), poolings=("sum", "sum"))
+    ids, offsets = torch.tensor([-1, 3, 1, 2**40]), torch.tensor([0, 1, 2, 3, 4])
+    ids, offsets, weight = ids.to(DEVICE), offsets.to(DEVICE), random(24)
+    with force_body("gpu"):
+        out = embedding_bag(weight, ids, offsets, layout=layout)
+        rows = embedding_rows(weight, ids, offsets, layout=layout)
+        new = updated(weight, [Lookup(layout, ids, offsets, torch.ones_like(out))], SGD())[0]
+    assert out.count_nonzero() == rows.count_nonzero() == 4
+    assert torch.equal(rows[2], weight[16:20])
+    assert (new != weight).nonzero().flatten().tolist() == [16, 17, 18, 19]
+
+
+@runs
+@LAYOUTS
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("kind", KINDS)
+def test_embedding_update_is_a_twin(
+    kind: type[TableOptimizer], dtype: torch.dtype, layout: TableLayout
+) -> None:
+    decay = "decoupled" if kind in (Adagrad, PartialRowwiseAdam) else "l2"
+    optimizer = kind(lr=0.1, weight_decay=0.01, decay=decay, stochastic_rounding=False)
+    part = lookup(layout, 5)
+
+    def run(weight: Tensor, grad: Tensor, sample: Tensor) -> list[Tensor]:
+        return updated(weight, [part._replace(grad=grad, sample_weights=sample)], optimizer)
+
+    weight = random(layout.storage).to(dtype)
+    assert_twins(run, weight, part.grad, part.sample_weights, body="gpu")
+
+
+@runs
+@pytest.mark.parametrize("num_ids", [600, *([200_000] if HAS_GPU else [])])
+def test_a_row_of_many_occurrences_is_summed_by_runs_into_the_same_bits_every_time(
+    num_ids: int,
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    ids = (torch.rand(num_ids, generator=generator) ** 8 * 300).long().to(DEVICE)
+    offsets = torch.tensor([0, num_ids, num_ids], device=DEVICE)
+    part = Lookup(SAME, ids, offsets, random(num_ids, 21), is_pooled=False)
+
+    def run(weight: Tensor, grad: Tensor) -> list[Tensor]:
+        return updated(weight, [part._replace(grad=grad)], RowwiseAdagrad())
+
+    weight = random(SAME.storage)
+    assert_twins(run, weight, part.grad, body="gpu")
+    if HAS_GPU:
+        with force_body("gpu"):
+            once, again = run(weight, part.grad), run(weight, part.grad)
+        assert all(torch.equal(a, b) for a, b in zip(once, again, strict=True))
+
+
+@runs
+@pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
+@pytest.mark.parametrize("size", [1.0, 2.0**-16], ids=["normal", "subnormal"])
+def test_random_bits_are_those_of_the_reference(size: float, dtype: torch.dtype) -> None:
+    weight = (random(SAME.storage) * size).to(dtype)
+    part = Lookup(
+        SAME,
+        torch.arange(300, device=DEVICE),
+        torch.tensor([0, 300, 300], device=DEVICE),
+        random(300, 21, seed=1).bfloat16().float() * size,  # lr * g is exact, and so is w - lr * g
+        is_pooled=False,
+    )
+    results = []
+    for body in ("reference", "gpu"):
+        with force_body(body):
+            results.append(updated(weight, [part], SGD(lr=2.0**-6))[0])
+    assert not torch.equal(results[0], weight)
+    assert torch.equal(*results)
+
+
+@pytest.mark.skipif(IS_INTERPRETED, reason="this is the interpreter")
+def test_bodies_are_twins_in_the_interpreter() -> None:
+    environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", __file__]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " passed" in done.stdout
+
+
+def launch_every_kernel(dtype: torch.dtype, *, all_variants: bool) -> None:
+    """Call every op and its gradient once on CPU tensors; where launches are recorded, nothing is computed."""
+    rows = ragged([700, 0, 324], 64, dtype)
+    leaf = rows.values.requires_grad_()
+    for how in ("mean", "max"):
+        segment_reduce(rows.with_values(leaf), how).sum().backward()
+    unpad(pad(rows), rows.offsets)
+    part = lookup(ALIGNED, 100)
+    weight = random(ALIGNED.storage).to(dtype)
+    sample = part.sample_weights.requires_grad_()
+    out = embedding_bag(weight, part.ids, part.offsets, layout=ALIGNED, sample_weights=sample)
+    out.sum().backward()
+    same = replace(ALIGNED, dims=(16, 16))
+    embedding_rows(weight[: same.storage], part.ids, part.offsets, layout=same)
+    for kind in KINDS if all_variants else [PartialRowwiseAdam]:
+        updated(weight, [part], kind())
+    if all_variants:  # rows too short for runs, no sample weights, dims of no alignment
+        segment_reduce(ragged([2, 3], 21, dtype))
+        plain = lookup(MIXED, 3)._replace(sample_weights=None)
+        embedding_bag(weight[: MIXED.storage], plain.ids, plain.offsets, layout=MIXED)
+        updated(weight[: MIXED.storage], [plain], RowwiseAdagrad(stochastic_rounding=False))
+
+
+@compiles
+@pytest.mark.parametrize(
+    ("dtype", "capability"),
+    [(torch.float32, 90), (torch.float16, 80), (torch.bfloat16, 80), (torch.bfloat16, 90)],
+    ids=str,
+)
+def test_every_kernel_compiles_to_machine_code(dtype: torch.dtype, capability: int) -> None:
+    all_variants = (dtype, capability) == (torch.bfloat16, 90)
+    with force_body("gpu"), triton_aot.recorded() as launches:
+        launch_every_kernel(dtype, all_variants=all_variants)
+    missing = set(triton_aot.kernels()) - {triton_aot.name_of(kernel) for kernel, _ in launches}
+    assert not missing, f"no op called in launch_every_kernel launches {sorted(missing)}"
+    for launch in launches:
+        assert triton_aot.compiled(triton_aot.source_of(launch), capability).asm["cubin"]
