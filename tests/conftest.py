@@ -1,4 +1,6 @@
-"""What every test shares: two threads, one hypothesis profile with no deadline and a fixed seed, data in a folder of its own."""
+"""What every test shares: two threads, one hypothesis profile with no deadline and a fixed seed,
+data in a folder of its own.
+"""
 
 import os
 import tempfile

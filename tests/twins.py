@@ -1,7 +1,9 @@
-"""`assert_twins`: every body of an op is as close to a float64 oracle as the reference run in the same dtype.
+"""`assert_twins`: every body of an op is as close to a float64 oracle as the reference run in the
+same dtype.
 
-The tolerance is measured, never written down: max error at most 2 times and RMS error at most 1.5 times that of
-the reference, with a slack of eps * max|oracle| (a quarter of it on RMS) for where the reference happens to be exact.
+The tolerance is measured, never written down: max error at most 2 times and RMS error at most 1.5
+times that of the reference, with a slack of eps * max|oracle| (a quarter of it on RMS) for where
+the reference happens to be exact.
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ Outputs = Tensor | Sequence[Tensor]
 
 
 def assert_twins(run: Callable[..., Outputs], *inputs: Tensor | None, body: str = "cpu") -> None:
-    """Check that `run(*inputs)` under `body` is a twin of the reference; floating inputs go to the oracle as float64."""
+    """Check that `run(*inputs)` under `body` is a twin of the reference; floating inputs go to the
+    oracle as float64.
+    """
     wide = [x.double() if x is not None and x.is_floating_point() else x for x in inputs]
     with force_body("reference"):
         oracle = _listed(run(*wide))

@@ -73,7 +73,9 @@ def build_parser() -> argparse.ArgumentParser:
     bench = _verb(verbs, "bench", "time cuesta and its peers, after proving the answers right")
     bench.add_argument("name", nargs="?", help="which; without it, they are listed")
     bench.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
-    bench.add_argument("--save", action="store_true", help="write benchmarks/results/NAME_….md, .json")
+    bench.add_argument(
+        "--save", action="store_true", help="write benchmarks/results/NAME_….md, .json"
+    )
     return parser
 
 

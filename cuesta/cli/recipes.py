@@ -1,4 +1,6 @@
-"""The registry of recipes: every name, where its function is, and what it trains. Imports nothing heavy."""
+"""The registry of recipes: every name, where its function is, and what it trains. Imports nothing
+heavy.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The verbs list, demo, train, eval and bench: each takes the parsed options and returns the exit status."""
+"""The verbs list, demo, train, eval and bench: each takes the parsed options and returns the exit
+status.
+"""
 
 from __future__ import annotations
 
@@ -115,7 +117,7 @@ def _train(
     from cuesta.engine.loop import train as run_training
     from cuesta.engine.progress import show_progress
 
-    with show_progress() as on_progress:
+    with show_progress(sys.stderr) as on_progress:
         return run_training(
             recipe,
             folder,

@@ -76,8 +76,9 @@ def convert(wheel: Path, folder: Path) -> None:
 
 def parse(inter: bytes, item: bytes, user: bytes) -> Tables:
     """Return the tables in the three tab-separated files, whose headers read `name:type`."""
-    year, age = pl.col("release_year").cast(pl.Int32, strict=False), pl.col("age").cast(pl.Int64)
-    band = age.cut(list(_AGE_BOUNDS), labels=list(_AGE_BANDS), left_closed=True)
+    people = _table(user)
+    band = np.searchsorted(_AGE_BOUNDS, people["age"].cast(pl.Int64).to_numpy(), side="right")
+    year = pl.col("release_year").cast(pl.Int32, strict=False)
     return Tables(
         inter=_table(inter)
         .select(
@@ -94,9 +95,9 @@ def parse(inter: bytes, item: bytes, user: bytes) -> Tables:
             pl.col("class").fill_null("").str.extract_all(r"\S+").list.sort().alias("genres"),
         )
         .sort("item_id"),
-        user=_table(user).select(
+        user=people.select(
             pl.col("user_id").cast(pl.Int64),
-            band.cast(pl.String).alias("age_band"),
+            pl.Series("age_band", np.array(_AGE_BANDS)[band]),
             "gender",
             "occupation",
         ),

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple, final
@@ -134,7 +134,9 @@ class Reader:
                 yield {name: column.rows(begin, end) for name, column in columns.items()}
 
 
-def prefetch(batches: Iterator[RankingBatch], *, ahead: int) -> Iterator[RankingBatch]:
+def prefetch(
+    batches: Generator[RankingBatch, None, None], *, ahead: int
+) -> Generator[RankingBatch]:
     """Yield `batches` while a thread makes up to `ahead` of them in advance.
 
     The thread starts with the first `next`; an exception in it is raised here; closing the iterator
@@ -160,6 +162,8 @@ def prefetch(batches: Iterator[RankingBatch], *, ahead: int) -> Iterator[Ranking
             put(None)
         except BaseException as error:
             put(error)
+        finally:
+            batches.close()
 
     thread = threading.Thread(target=work, name="cuesta-reader")
     thread.start()

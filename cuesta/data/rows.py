@@ -11,7 +11,7 @@ cutting histories copies nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, final
 
@@ -196,7 +196,7 @@ def gather(rows: Rows, order: NDArray[np.int64]) -> RankingBatch:
 
 def batches_of(
     windows: Iterable[tuple[Rows, NDArray[np.int64]]], batch_size: int, *, drop_last: bool = False
-) -> Iterator[RankingBatch]:
+) -> Generator[RankingBatch, None, None]:
     """Yield batches of the rows that each window holds, in the order it gives.
 
     A batch may span windows; only the last one is short.

@@ -1,5 +1,4 @@
-"""Checkpoints: a folder per step that is complete or absent, and that nothing in it can run code
-from.
+"""Checkpoints: a folder per step, complete or absent, from which no code is ever run.
 
 ```
 checkpoints/step-000000120/model.safetensors      model.state_dict(), tables with their moments
@@ -85,9 +84,7 @@ def load_checkpoint(
 
 
 def load_best(run: RunFolder, state: TrainingState, model: nn.Module) -> int:
-    """Put the best weights of the run into `model`, the last ones if no evaluation was finite;
-    return their step.
-    """
+    """Put the best weights into `model`, else the last ones, and return their step."""
     step = state.step if state.best_step is None else state.best_step
     load_weights(_folder(run, step) / "model.safetensors", model)
     return step
@@ -122,9 +119,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def load_weights(path: Path, model: nn.Module) -> None:
-    """Put the tensors of a safetensors file into `model`; raises `UserError` naming the first that
-    does not fit.
-    """
+    """Put a safetensors file into `model`; raises `UserError` naming a tensor that does not fit."""
     tensors = _load_tensors(path)
     own = model.state_dict()
     for name in dict.fromkeys([*own, *tensors]):

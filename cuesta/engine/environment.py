@@ -52,9 +52,7 @@ def _command() -> str:
 
 
 def _commit() -> str:
-    """Return the source's commit, with `+changes` when files differ from it, or `unknown` outside a
-    checkout.
-    """
+    """Return the source's commit, `+changes` when files differ from it, `unknown` elsewhere."""
     here = Path(cuesta.__file__).parent
     try:
         commit = _git(here, "rev-parse", "HEAD").strip()

@@ -1,6 +1,4 @@
-"""After training, and for `cuesta eval`: evaluations of the best weights, `metrics.json`, weights
-and report.
-"""
+"""After training, and for `cuesta eval`: the best weights, their evaluations, the report."""
 
 from __future__ import annotations
 
@@ -96,9 +94,7 @@ def evaluate_split(
     precision: Literal["fp32", "bf16"],
     device: torch.device,
 ) -> Evaluation:
-    """Return the task's evaluation of `split`, in evaluation mode, without gradients, in the run's
-    precision.
-    """
+    """Return the task's evaluation of `split`, without dropout or gradients, in this precision."""
     was_training = task.model.training
     task.model.eval()
     try:
@@ -135,9 +131,7 @@ def evaluate_run(
     split: str = "test",
     device: str | torch.device | None = None,
 ) -> Evaluation:
-    """Return the evaluation of a finished run's best weights on `split`; change nothing in its
-    folder.
-    """
+    """Return the evaluation of a finished run's best weights on `split`; write nothing."""
     run = RunFolder(Path(folder))
     recipe = saved_recipe(folder, recipe_named)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))

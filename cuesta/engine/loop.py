@@ -1,5 +1,4 @@
-"""The training loop, one for both wings: `train` runs a recipe into a run folder, or goes on where
-it stopped.
+"""The training loop, one for both wings: `train` runs a recipe into a folder, or resumes it there.
 
 Resuming is exact. Everything a step computes is a function of the parameters and of (seed, step):
 the loop seeds torch before every step, batches are a function of (epoch, position), and a
@@ -51,8 +50,7 @@ def train(
     device: str | torch.device | None = None,
     on_progress: OnProgress = ignore_progress,
 ) -> TrainResult:
-    """Train `recipe`, evaluate its best weights on validation and test, write the report; return
-    the outcome.
+    """Train `recipe`, evaluate its best weights, write the report and return the outcome.
 
     A new run needs an absent or empty `folder`, unless `overwrite` allows to replace the run in it;
     `resume` goes on from its last checkpoint, from the start if it has none. `device` is a GPU if
@@ -134,8 +132,7 @@ class _Training(Generic[BatchType]):
         )
 
     def _update(self, group: list[BatchType]) -> dict[str, float]:
-        """Update the parameters once by `group` as if it were one batch; return the losses of all
-        its rows.
+        """Update the parameters once by `group` as by one batch; return the losses of its rows.
 
         Nothing is updated unless every loss and the gradients are finite.
         """
@@ -202,9 +199,7 @@ class _Training(Generic[BatchType]):
         self.on_progress(progress)
 
     def _evaluate_and_save(self, stop: StopRequest) -> None:
-        """Evaluate and save where the recipe says so, at the end, and save when a signal asks to
-        stop.
-        """
+        """Evaluate and save where the recipe says so and at the end; save on a signal."""
         loop, state = self.recipe.loop, self.state
         epoch_ended = state.batch == 0
         at_end = state.step == self.num_steps
@@ -257,9 +252,7 @@ def _groups(batches: Iterator[BatchType], size: int) -> Iterator[list[BatchType]
 
 
 def _num_steps(recipe: Recipe, num_train_batches: int) -> int:
-    """Return the updates of the whole run; the last update of an epoch may average over fewer
-    batches.
-    """
+    """Return the updates of the whole run; the last of an epoch may have fewer batches."""
     if num_train_batches < 1:
         raise UserError(f"{recipe.name} has nothing to train on: its training split is empty")
     num_steps = recipe.loop.epochs * math.ceil(num_train_batches / recipe.loop.accumulate)

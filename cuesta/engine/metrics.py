@@ -43,9 +43,7 @@ def log_loss(labels: Labels, logits: Scores) -> float:
 
 
 def entropy(rate: float) -> float:
-    """Return the entropy in nats of a coin that shows 1 at `rate`; NaN at 0 and 1, where nothing is
-    to be learnt.
-    """
+    """Return the entropy in nats of a coin that shows 1 at `rate`; NaN at 0 and 1."""
     if not 0.0 < rate < 1.0:
         return float("nan")
     return float(-rate * np.log(rate) - (1.0 - rate) * np.log1p(-rate))
@@ -84,8 +82,9 @@ class _GroupedAUC(NamedTuple):
 
 
 def _grouped_auc(labels: Labels, scores: Scores, groups: Shaped[np.ndarray, " B"]) -> _GroupedAUC:
-    """Sort by group and score, then count in runs of ties: each positive beats the negatives below
-    it in its group and half of those it ties with.
+    """Sort by group and score, then count in runs of ties.
+
+    A positive beats the negatives below it in its group, and half of those it ties with.
     """
     if not len(labels):
         return _GroupedAUC(np.empty(0), np.empty(0, np.int64))
@@ -131,9 +130,7 @@ class Calibration:
 
 
 def calibration(labels: Labels, logits: Scores, *, num_bins: int = 20) -> Calibration:
-    """Return the calibration over at most `num_bins` bins of equal count; equal predictions share a
-    bin.
-    """
+    """Return the calibration over `num_bins` bins of equal count; equal predictions share one."""
     num_rows = len(labels)
     if not num_rows:
         return Calibration(ratio=float("nan"), error=float("nan"), bins=())
@@ -205,8 +202,7 @@ class StreamingAUC:
 @final
 @dataclass
 class RankingMetrics:
-    """Accumulate labels, logits and users of one split, batch by batch, for all exact metrics at
-    its end.
+    """Accumulate labels, logits and users of one split, for all exact metrics at its end.
 
     Keeps 16 bytes a row; ten million rows take 160 MB and some seconds to sort. Beyond, use
     `StreamingAUC`.

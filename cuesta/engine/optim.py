@@ -53,9 +53,7 @@ class UpdatesItself(Protocol):
     """Be a module that trains its own parameters instead of handing gradients to an optimiser."""
 
     def step(self, lr_scale: float) -> None:
-        """Apply everything gathered since the last step, at the module's own learning rate times
-        `lr_scale`.
-        """
+        """Apply everything gathered since the last step, at the own rate times `lr_scale`."""
         ...
 
     def drop_gradients(self) -> None:
@@ -64,9 +62,7 @@ class UpdatesItself(Protocol):
 
 
 def embedding_bytes(model: nn.Module) -> int:
-    """Return the bytes of all embedding tables, with the optimiser state that self-updating ones
-    carry.
-    """
+    """Return the bytes of all embedding tables, with the state by which they update themselves."""
     kinds = (nn.Embedding, nn.EmbeddingBag, UpdatesItself)
     modules = [module for module in model.modules() if isinstance(module, kinds)]
     tensors = [tensor for module in modules for tensor in module.state_dict().values()]
@@ -128,9 +124,7 @@ class Optimizer:
         self._tables = tables
 
     def clip_gradients(self) -> float:
-        """Return the norm of the dense gradients, after bounding them by `clip_norm` if that is
-        set.
-        """
+        """Return the norm of the dense gradients; then bound it by `clip_norm` if that is set."""
         gradients = [p.grad for p in self._dense.values() if p.grad is not None]
         if not gradients:
             return 0.0
@@ -140,9 +134,7 @@ class Optimizer:
         return float(norm)
 
     def step(self, step: int) -> float:
-        """Apply update `step` (0-based) to everything and forget the gradients; return the dense
-        learning rate.
-        """
+        """Apply update `step` (0-based), forget the gradients, return the dense learning rate."""
         scale = schedule_scale(self._config, step, self._num_steps)
         lr = self._config.lr * scale
         for group in self._adamw.param_groups:
@@ -154,9 +146,7 @@ class Optimizer:
         return lr
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Return AdamW's moments and counts as `<parameter>.<name>`; tables keep theirs in the
-        model.
-        """
+        """Return AdamW's state as `<parameter>.<name>`; tables keep theirs in the model."""
         state = self._adamw.state
         return {
             f"{name}.{key}": value
@@ -165,9 +155,7 @@ class Optimizer:
         }
 
     def load_state_dict(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over what `state_dict` returned; raises `ValueError` naming a parameter that is
-        unknown.
-        """
+        """Take over what `state_dict` returned; raises `ValueError` for an unknown parameter."""
         self._adamw.state.clear()
         for path, tensor in tensors.items():
             name, _, key = path.rpartition(".")

@@ -33,9 +33,7 @@ class Setting:
 
 
 def settings(recipe: Recipe) -> dict[str, Setting]:
-    """Return every setting of `recipe` by its flag, in the order of the fields; the recipe's name
-    is none.
-    """
+    """Return the settings of `recipe` by flag, in the order of its fields; its name is none."""
     found = {setting.flag: setting for setting in _settings(recipe, "")}
     del found["--name"]
     return found

@@ -99,9 +99,7 @@ def _thinned(x: Sequence[float], y: Sequence[float]) -> tuple[np.ndarray, np.nda
 
 
 def _inline(svg: str, title: str) -> str:
-    """Return the element without prologue, style, name spaces and size, in the page's
-    colours and font.
-    """
+    """Return the bare element, without a fixed size, in the page's colours and font."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<(metadata|style)[ >].*?</\1>", "", svg, flags=re.DOTALL)
     svg = (

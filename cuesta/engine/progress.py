@@ -1,6 +1,4 @@
-"""Progress of a run: what the loop tells after each step, and how a terminal or a log file shows
-it.
-"""
+"""Progress of a run: what the loop tells after each step, and how it is shown."""
 
 from __future__ import annotations
 
@@ -17,9 +15,7 @@ _SECONDS_BETWEEN_LINES = 5.0
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """Hold where a run is: `step` of `num_steps`, its losses and rate, and metrics right after an
-    evaluation.
-    """
+    """Hold where a run is, its losses and rate, and the metrics right after an evaluation."""
 
     step: int
     num_steps: int
@@ -56,9 +52,7 @@ def ignore_progress(_progress: Progress) -> None:
 
 @contextmanager
 def show_progress(stream: TextIO = sys.stderr) -> Iterator[OnProgress]:
-    """Yield what shows progress on `stream`: a bar on a terminal, a line every few seconds
-    otherwise.
-    """
+    """Yield what shows progress: a bar on a terminal, else a line every few seconds."""
     if stream.isatty():
         with _bar(stream) as show:
             yield show

@@ -1,6 +1,4 @@
-"""The evaluation of a ranker as a report shows it: metrics, calibration plot, score histogram,
-slices.
-"""
+"""The evaluation of a ranker as a report shows it: metrics, calibration, scores, slices."""
 
 from __future__ import annotations
 

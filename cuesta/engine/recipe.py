@@ -1,5 +1,4 @@
-"""`Recipe`: everything that decides what a run computes, as one frozen dataclass; and its JSON
-form.
+"""`Recipe`: everything that decides what a run computes, as one dataclass; and its JSON form.
 
 A recipe is returned by a function and changed by `dataclasses.replace` or by command-line flags
 (`override`). `recipe.json` in a run folder is the JSON form; reading it back starts from the recipe
@@ -98,8 +97,7 @@ def to_json(value: object) -> Json:
 
 
 def from_json(saved: Json, default: Config, *, where: str) -> Config:
-    """Return `default`, a dataclass, with the field values of `saved`; a field that is not saved
-    keeps its default.
+    """Return the dataclass `default` with the field values of `saved`, its own where none is.
 
     `where` names the file in errors. Raises `UserError` naming a saved field or class that no
     longer exists.
@@ -133,6 +131,7 @@ class _Restorer:
     def dataclass_value(
         self, saved: Json, default: object, classes: tuple[type, ...], *, path: str
     ) -> Any:
+        """Return an object of the class that `saved` names, of the default's or `classes`."""
         if not isinstance(saved, dict) or "class" not in saved:
             raise UserError(
                 f"{self.where}: {path or 'the recipe'} should be an object with a class"
@@ -163,6 +162,7 @@ class _Restorer:
         return cls(**values)
 
     def value(self, saved: Json, default: object, hint: object, *, path: str) -> object:
+        """Return `saved` as its type hint wants it."""
         options = _options(hint)
         if isinstance(saved, dict) and "class" in saved:
             classes = tuple(option for option in options if isinstance(option, type))

@@ -1,8 +1,8 @@
 """`RecipeEntry`: where a named recipe is found and what it is, without importing it.
 
 The command lists recipes without importing torch; only the chosen one is loaded. This is the
-project's one dynamic import by string. The table of names belongs to the command, which knows every
-wing.
+project's one dynamic import by string. The table of names belongs to the command, which knows
+every wing.
 """
 
 from __future__ import annotations

@@ -24,9 +24,7 @@ _NUM_CARDS = 4
 
 
 def write_report(run: RunFolder, recipe: Recipe, evaluations: Mapping[str, Evaluation]) -> None:
-    """Write the report of a finished run from its files and the evaluations of its best weights, by
-    split.
-    """
+    """Write the report from a finished run's files and its best weights' evaluations by split."""
     import jinja2
 
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
@@ -59,8 +57,7 @@ def write_report(run: RunFolder, recipe: Recipe, evaluations: Mapping[str, Evalu
 
 
 def number(value: str | int | float | None) -> str:
-    """Return a cell as text: integers with separators, floats with four digits, NaN and None as a
-    dash.
+    """Return a cell as text: integers with separators, floats with four digits, NaN as n/a.
 
     >>> number(1234567), number(0.123456), number(float("nan")), number("as it is")
     ('1,234,567', '0.1235', 'n/a', 'as it is')

@@ -140,9 +140,7 @@ def write_json(path: Path, value: Json) -> None:
 
 
 def read_json(path: Path) -> Json:
-    """Return what `path` holds; raises `UserError` naming the file and line when it is missing or
-    damaged.
-    """
+    """Return what `path` holds; raises `UserError` when it is missing or damaged."""
     try:
         value: Json = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -54,29 +54,21 @@ class Task(Protocol[BatchType]):
     num_train_batches: int
 
     def train_batches(self, epoch: int, start: int) -> Iterator[BatchType]:
-        """Yield batches `start` to `num_train_batches - 1` of epoch `epoch`, the same ones at every
-        call.
-        """
+        """Yield the batches of epoch `epoch` from number `start` on, equal at every call."""
         ...
 
     def losses(self, batch: BatchType) -> Mapping[str, Tensor]:
-        """Return named scalar losses, each a mean over the batch's rows; `loss` is the one that is
-        trained on.
-        """
+        """Return scalar losses, each a mean over the batch's rows; `loss` is trained on."""
         ...
 
     def evaluate(self, split: str) -> Evaluation:
-        """Return the evaluation of `validation` or `test`; the loop has set evaluation mode and no
-        gradients.
-        """
+        """Return the evaluation of `validation` or `test`; evaluation mode is set."""
         ...
 
 
 @runtime_checkable
 class TaskConfig(Protocol):
-    """Be a frozen dataclass that builds its task; its fields are the flags of the recipe's
-    `--task.…`.
-    """
+    """Be a frozen dataclass that builds its task; its fields are the flags `--task.…`."""
 
     def build(self, *, seed: int, device: torch.device) -> Task[Any]:
         """Return the task on `device`; equal seeds give equal weights and equal batches.

@@ -1,4 +1,6 @@
-"""Layers that at least two systems use: embedding tables, dense blocks, pooling of ragged histories."""
+"""Layers that at least two systems use: embedding tables, dense blocks, pooling of ragged
+histories.
+"""
 
 from cuesta.nn.dense import MLP, CrossNetwork, DotInteraction
 from cuesta.nn.embedding import EmbeddingBags, Storage, Table

@@ -1,4 +1,6 @@
-"""Dense layers that several rankers share: the MLP, DCNv2's cross network, DLRM's dot interaction."""
+"""Dense layers that several rankers share: the MLP, DCNv2's cross network, DLRM's dot
+interaction.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from torch import Tensor, nn
 
 @final
 class MLP(nn.Sequential):
-    """Map [B, widths[0]] to [B, widths[-1]]: linear layers with a ReLU and dropout after each but the last."""
+    """Map [B, widths[0]] to [B, widths[-1]]: linear layers with a ReLU and dropout after each but
+    the last.
+    """
 
     def __init__(self, widths: Sequence[int], *, dropout: float = 0.0) -> None:
         layers: list[nn.Module] = []
@@ -25,7 +29,8 @@ class MLP(nn.Sequential):
 
 @final
 class CrossNetwork(nn.Module):
-    """Cross the input with itself layer by layer: x <- x0 * (W x + b) + x (DCNv2, Wang et al., WWW 2021, eq. 1).
+    """Cross the input with itself layer by layer: x <- x0 * (W x + b) + x (DCNv2, Wang et al., WWW
+    2021, eq. 1).
 
     With a `rank`, W is U V of that rank (eq. 2 without experts). [B, D] in, [B, D] out.
     """

@@ -1,13 +1,15 @@
 """`EmbeddingBags`: all embedding tables of a model as one module, trained by an exact fused update.
 
-This unsharded module is the specification that every sharded one must equal. After Neo (ISCA 2022): one flat
-buffer, one lookup for all tables, and table gradients that are never materialised. A backward pass leaves what
-it knows (ids and the gradient of the output) as pending lookups; `step` turns all of them into one update, so
-that gradient accumulation is exact, and a non-finite loss can still be dropped before it reaches a table.
+This unsharded module is the specification that every sharded one must equal. After Neo (ISCA 2022):
+one flat buffer, one lookup for all tables, and table gradients that are never materialised. A
+backward pass leaves what it knows (ids and the gradient of the output) as pending lookups; `step`
+turns all of them into one update, so that gradient accumulation is exact, and a non-finite loss can
+still be dropped before it reaches a table.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, final
@@ -37,7 +39,8 @@ class Table:
     """Describe one embedding table of `num_rows` x `dim` and the features that look it up.
 
     `pooled` features come out of `EmbeddingBags.forward`, one row a bag; `unpooled` ones of
-    `EmbeddingBags.rows`, one row an id. Weights start uniform in ±sqrt(1 / num_rows), times `init_scale`.
+    `EmbeddingBags.rows`, one row an id. Weights start uniform in ±sqrt(1 / num_rows), times
+    `init_scale`.
     """
 
     name: str
@@ -53,8 +56,8 @@ class Table:
 class EmbeddingBags(nn.Module):
     """Look up many embedding tables at once, and train them with an exact fused optimiser.
 
-    State-dict keys are `tables.<name>` [num_rows, dim], the optimiser's `moments.<name>.first` and `.second`,
-    and `updates`, the number of updates so far: all that an exact resume needs.
+    State-dict keys are `tables.<name>` [num_rows, dim], the optimiser's `moments.<name>.first` and
+    `.second`, and `updates`, the number of updates so far: all that an exact resume needs.
 
     >>> bags = EmbeddingBags([Table(name="item", num_rows=5, dim=2, pooled=("item",))], RowwiseAdagrad(lr=0.1))
     >>> batch = RaggedFeatures.from_ragged({"item": Ragged.from_lengths(torch.tensor([1, 4]), [2, 0])})
@@ -105,27 +108,32 @@ class EmbeddingBags(nn.Module):
         return self.weight.numel() * self.weight.itemsize
 
     def forward(self, features: RaggedFeatures) -> Float[Tensor, "B width"]:
-        """Return the pooled rows of every pooled feature, side by side; bags weigh by `features.weights` if given.
+        """Return the pooled rows of every pooled feature, side by side; bags weigh by
+        `features.weights` if given.
 
         Raises `ValueError` naming the feature, the row and the id when an id is out of range.
         """
         return self._look_up(features.select(self.pooled_keys), self._pooled, is_pooled=True)
 
     def rows(self, features: RaggedFeatures, keys: Sequence[str]) -> list[Ragged]:
-        """Return for each of these unpooled features, whose tables share a dim, its rows of embeddings [T, D]."""
+        """Return for each of these unpooled features, whose tables share a dim, its rows of
+        embeddings [T, D].
+        """
         chosen = features.select(keys)
         layout = self._layout_of("unpooled", tuple(keys))
         values = self._look_up(chosen, layout, is_pooled=False)
         offsets = chosen.offsets
         ends = offsets[:: chosen.num_rows].tolist() if chosen.num_rows else [0] * (len(keys) + 1)
         result = []
-        for f, (begin, end) in enumerate(zip(ends[:-1], ends[1:], strict=True)):
+        for f, (begin, end) in enumerate(itertools.pairwise(ends)):
             own = offsets[f * chosen.num_rows : (f + 1) * chosen.num_rows + 1] - begin
             result.append(Ragged(values[begin:end], own))
         return result
 
     def step(self, lr_scale: float = 1.0) -> None:
-        """Apply one exact update with all lookups since the last one, at the optimiser's lr times `lr_scale`."""
+        """Apply one exact update with all lookups since the last one, at the optimiser's lr times
+        `lr_scale`.
+        """
         pending, self._pending = self._pending, []
         if not pending:
             return
@@ -197,7 +205,7 @@ class EmbeddingBags(nn.Module):
             destination[prefix + name] = view if keep_vars else view.detach()
         destination[prefix + "updates"] = self.updates
 
-    def _load_from_state_dict(  # type: ignore[no-untyped-def]  # noqa: PLR0913 - torch's signature
+    def _load_from_state_dict(  # type: ignore[no-untyped-def]
         self, state_dict, prefix, metadata, strict, missing, unexpected, errors
     ):
         expected = {**self._views(), "updates": self.updates}
@@ -252,7 +260,9 @@ def _forward(
 
 
 def _initial(tables: Sequence[Table], dtype: torch.dtype, seed: int) -> Tensor:
-    """Return the flat buffer of all tables; numpy asks for huge pages, which random rows of big tables need."""
+    """Return the flat buffer of all tables; numpy asks for huge pages, which random rows of big
+    tables need.
+    """
     generator = torch.Generator().manual_seed(seed)
     total = sum(table.num_rows * table.dim for table in tables)
     flat = torch.from_numpy(np.empty(total * dtype.itemsize, np.uint8)).view(dtype)

@@ -1,7 +1,8 @@
 """Pooling of ragged histories by attention to a target: no padding, softmax along each ragged row.
 
-Target attention after DIN (Zhou et al., KDD 2018), with dot-product heads, a learned forgetting of old events
-and a learned null event, so that a row may attend to nothing; an empty history gives zeros.
+Target attention after DIN (Zhou et al., KDD 2018), with dot-product heads, a learned forgetting of
+old events and a learned null event, so that a row may attend to nothing; an empty history gives
+zeros.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from cuesta.ragged import Ragged
 
 
 def ragged_softmax(scores: Ragged, null: Float[Tensor, " H"] | None = None) -> Float[Tensor, "T H"]:
-    """Return the softmax of scores [T, H] along each row, in float32; `null` is one more score in every row.
+    """Return the softmax of scores [T, H] along each row, in float32; `null` is one more score in
+    every row.
 
     Without `null` the weights of a non-empty row sum to 1, with it to less than 1.
 
@@ -40,9 +42,10 @@ def ragged_softmax(scores: Ragged, null: Float[Tensor, " H"] | None = None) -> F
 class TargetAttention(nn.Module):
     """Pool the values of a history by its events' likeness to a target, in `num_heads` heads.
 
-    out[b, h] = sum over row b of softmax(q_h(target) . k_h(event) / sqrt(d) - f_h(age)) * value, with the null event
-    of score n_h in the softmax's sum and f_h >= 0 a learned rate per unit of `age`. Target [B, C], events [T, C],
-    values [T, D] and age [T] (any monotone measure, such as log1p of days); out is [B, H * D].
+    out[b, h] = sum over row b of softmax(q_h(target) . k_h(event) / sqrt(d) - f_h(age)) * value,
+    with the null event of score n_h in the softmax's sum and f_h >= 0 a learned rate per unit of
+    `age`. Target [B, C], events [T, C], values [T, D] and age [T] (any monotone measure, such as
+    log1p of days); out is [B, H * D].
     """
 
     def __init__(self, width: int, *, num_heads: int = 4, head_dim: int = 8) -> None:

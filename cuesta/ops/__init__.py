@@ -7,11 +7,11 @@
 from cuesta.ops.bodies import force_body
 from cuesta.ops.embedding_bag import TableLayout, embedding_bag, embedding_rows
 from cuesta.ops.embedding_update import (
+    SGD,
     Adagrad,
     Lookup,
     PartialRowwiseAdam,
     RowwiseAdagrad,
-    SGD,
     TableOptimizer,
     TableState,
     embedding_update,

@@ -1,7 +1,7 @@
 """Which of an op's three bodies runs: by the device of its input, or as `force_body` says.
 
-Bodies are imported when first called, so that importing `cuesta.ops` needs torch alone: Numba is loaded by
-the first kernel on a CPU, Triton by the first on a GPU.
+Bodies are imported when first called, so that importing `cuesta.ops` needs torch alone: Numba is
+loaded by the first kernel on a CPU, Triton by the first on a GPU.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ _forced: ContextVar[str | None] = ContextVar("forced_body", default=None)
 
 
 def body(op: str, tensor: Tensor) -> ModuleType:
-    """Return the module of `op` that runs for `tensor`: `cpu`, `gpu`, or `reference` on devices without a kernel.
+    """Return the module of `op` that runs for `tensor`: `cpu`, `gpu`, or `reference` on devices
+    without a kernel.
 
     float64 always takes the reference: it is the dtype of oracles, not of kernels.
     """
@@ -33,7 +34,8 @@ def body(op: str, tensor: Tensor) -> ModuleType:
 
 @contextmanager
 def force_body(name: str) -> Iterator[None]:
-    """Run every op inside the context with this body, `reference`, `cpu` or `gpu`, whatever the device.
+    """Run every op inside the context with this body, `reference`, `cpu` or `gpu`, whatever the
+    device.
 
     >>> with force_body("reference"):
     ...     pass

@@ -1,7 +1,9 @@
-"""Sixteen float32 lanes as one Numba value: what keeps a running sum in registers while rows stream past.
+"""Sixteen float32 lanes as one Numba value: what keeps a running sum in registers while rows stream
+past.
 
-A loop that adds rows of memory into a row of memory makes the compiler reload and store the sum for every row,
-since the two might overlap. `Lanes` is LLVM's <16 x float>: one AVX-512 register, two of AVX2, four of NEON.
+A loop that adds rows of memory into a row of memory makes the compiler reload and store the sum for
+every row, since the two might overlap. `Lanes` is LLVM's <16 x float>: one AVX-512 register, two of
+AVX2, four of NEON.
 """
 
 from __future__ import annotations

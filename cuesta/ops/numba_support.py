@@ -1,9 +1,10 @@
-"""What every Numba body shares: the decorators, the threads, views of 16-bit storage, conversions, random bits.
+"""What every Numba body shares: the decorators, the threads, views of 16-bit storage, conversions,
+random bits.
 
-Numba knows neither bfloat16 nor float16. Storage is seen as uint16 for bfloat16 and as int16 for float16;
-`widen` and `narrow` convert by type, with the processor's own instructions. The `omp` layer is the one that is
-safe when a prefetching thread and the main thread both run kernels; it shares torch's OpenMP runtime, hence
-never fork after a kernel has run.
+Numba knows neither bfloat16 nor float16. Storage is seen as uint16 for bfloat16 and as int16 for
+float16; `widen` and `narrow` convert by type, with the processor's own instructions. The `omp`
+layer is the one that is safe when a prefetching thread and the main thread both run kernels; it
+shares torch's OpenMP runtime, hence never fork after a kernel has run.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ from torch import Tensor
 
 numba.config.THREADING_LAYER = "omp"
 
-# glibc hands freed memory back to the system, and a batch's outputs and scratch then fault in page by page, which costs
-# more than the kernels. Freeing one block of nearly 32 MB raises that threshold for good, see mallopt(3).
+# glibc hands freed memory back to the system, and a batch's outputs and scratch then fault in page
+# by page, which costs
+# more than the kernels. Freeing one block of nearly 32 MB raises that threshold for good, see
+# mallopt(3).
 np.empty((32 << 20) - (8 << 10), np.uint8)
 
 FLAGS = {
@@ -33,7 +36,9 @@ inner = numba.njit(cache=True, nogil=True, fastmath=FLAGS, error_model="numpy")
 
 
 def view(tensor: Tensor) -> np.ndarray:
-    """Return a numpy array over the memory of a contiguous CPU tensor; bfloat16 as uint16, float16 as int16."""
+    """Return a numpy array over the memory of a contiguous CPU tensor; bfloat16 as uint16, float16
+    as int16.
+    """
     tensor = tensor.detach()
     if tensor.dtype is torch.bfloat16:
         tensor = tensor.view(torch.uint16)
@@ -51,7 +56,9 @@ def num_threads() -> int:
 
 @inner
 def balanced_start(offsets, task, num_tasks):
-    """Return the first row of `task` when rows are dealt to `num_tasks` by their values plus one each."""
+    """Return the first row of `task` when rows are dealt to `num_tasks` by their values plus one
+    each.
+    """
     num_rows = offsets.size - 1
     goal = (offsets[num_rows] + num_rows) * task // num_tasks
     low, high = 0, num_rows
@@ -66,7 +73,9 @@ def balanced_start(offsets, task, num_tasks):
 
 @intrinsic
 def widen(typing_context, value):
-    """Return a stored element as float32: float32 as it is, uint16 as bfloat16, int16 as float16."""
+    """Return a stored element as float32: float32 as it is, uint16 as bfloat16, int16 as
+    float16.
+    """
 
     def generate(context, builder, signature, arguments):
         (stored,) = arguments
@@ -125,10 +134,11 @@ def _narrow(value, storage):
 
 
 def narrow_random(value, random, storage):
-    """Return a float32 as an element of `storage`, rounded up or down with probabilities that keep its mean.
+    """Return a float32 as an element of `storage`, rounded up or down with probabilities that keep
+    its mean.
 
-    `random` is 32 random bits. Values below the float16 normal range are rounded on its fixed subnormal grid,
-    where adding random bits below the mantissa alone would be biased.
+    `random` is 32 random bits. Values below the float16 normal range are rounded on its fixed
+    subnormal grid, where adding random bits below the mantissa alone would be biased.
     """
 
 
@@ -164,7 +174,9 @@ def _narrow_random(value, random, storage):
 
 @inner
 def random_bits(key, index):
-    """Return 32 random bits of the counter `index` under `key` (SplitMix64's finaliser of key + index steps)."""
+    """Return 32 random bits of the counter `index` under `key` (SplitMix64's finaliser of key +
+    index steps).
+    """
     z = np.uint64(key) + (np.uint64(index) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -1,9 +1,10 @@
-"""What every Triton body shares: the shape of a tile, and the row that a position of a ragged tensor lies in.
+"""What Triton bodies share: the shape of a tile, and the row in which a position lies.
 
-Kernels come in two kinds. Those that reduce rows give a program a block of rows, and walk their positions in
-order. Those that write one result a value give a program a block of values, and find the rows by binary search,
-so that one long row costs no more than many short ones. Functions that are launched end in `_kernel`; counts that
-change from batch to batch are not specialised, so that no batch waits for a compiler.
+Kernels come in two kinds. Those that reduce rows give a program a block of rows, and walk their
+positions. Those that write one result a value give a program a block of values, and find the rows
+by binary search, so that one long row costs no more than many short ones. Launched functions end in
+`_kernel`; counts that change from batch to batch are not specialised, so that no batch waits for a
+compiler.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ ALIGNMENT = tl.constexpr(8)  # elements: 16 bytes of a 16-bit type
 
 
 def tile_shape(dim: int) -> tuple[int, int]:
-    """Return how many rows and columns a program's tile has for rows of `dim` elements, both powers of two.
+    """Return a tile's rows and columns, both powers of two, for rows of `dim` elements.
 
     >>> tile_shape(21), tile_shape(1), tile_shape(5000)
     ((32, 32), (1024, 1), (4, 256))
@@ -27,7 +28,7 @@ def tile_shape(dim: int) -> tuple[int, int]:
 
 
 def tile_grid(num_rows: int, dim: int) -> tuple[int, int]:
-    """Return how many programs cover `num_rows` rows of `dim` elements with tiles of `tile_shape(dim)`."""
+    """Return how many tiles of `tile_shape(dim)` cover `num_rows` rows and `dim` columns."""
     rows, columns = tile_shape(dim)
     return triton.cdiv(num_rows, rows), triton.cdiv(dim, columns)
 
@@ -45,6 +46,6 @@ def rows_of(offsets, positions, num_rows):
 
 
 @triton.jit
-def multiple_of(number, ALIGNMENT: tl.constexpr):
-    """Return `number`, which is a multiple, in a form that lets the compiler load that many elements at once."""
-    return number // ALIGNMENT * ALIGNMENT
+def multiple_of(number, divisor: tl.constexpr):
+    """Return `number`, a multiple of `divisor`, so that the compiler knows it and widens loads."""
+    return number // divisor * divisor

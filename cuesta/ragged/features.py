@@ -1,7 +1,8 @@
-"""`RaggedFeatures`: the batch format of the ranking wing, many ragged id features in at most three tensors.
+"""`RaggedFeatures`: the batch format of the ranking wing, many ragged id features in at most three
+tensors.
 
-The layout is feature-major, as in TorchRec's KeyedJaggedTensor and the "combined format" of Neo (ISCA 2022,
-data ingestion), but with offsets as the one word for ragged instead of lengths.
+The layout is feature-major, as in TorchRec's KeyedJaggedTensor and the "combined format" of Neo
+(ISCA 2022, data ingestion), but with offsets as the one word for ragged instead of lengths.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from cuesta.ragged.ragged import Ragged, check_offsets, offsets_from_lengths
 @final
 @dataclass(frozen=True, eq=False)
 class RaggedFeatures:
-    """Hold F named ragged features of the same B rows in one values, one offsets and one optional weights tensor.
+    """Hold F named ragged features of the same B rows in one values, one offsets and one optional
+    weights tensor.
 
     ```
     keys     user              item                       F = 2, B = 3
@@ -29,8 +31,8 @@ class RaggedFeatures:
     offsets    0    1    2    3     5      5       8      [F * B + 1]
     ```
 
-    Bag `f * B + b` is feature f of row b. `values` are int32 or int64 ids; `weights` are float, one a value.
-    Raises `ValueError` naming the feature and the row when a bag is malformed.
+    Bag `f * B + b` is feature f of row b. `values` are int32 or int64 ids; `weights` are float, one
+    a value. Raises `ValueError` naming the feature and the row when a bag is malformed.
 
     >>> features = RaggedFeatures.from_ragged({
     ...     "user": Ragged.from_lengths(torch.tensor([7, 8, 9]), [1, 1, 1]),
@@ -64,9 +66,11 @@ class RaggedFeatures:
 
     @staticmethod
     def from_ragged(
-        features: Mapping[str, Ragged], weights: Mapping[str, Float[Tensor, "_"]] | None = None
+        features: Mapping[str, Ragged], weights: Mapping[str, Float[Tensor, _]] | None = None
     ) -> RaggedFeatures:
-        """Return one batch of `features`, all with the same rows; features without an entry in `weights` weigh 1."""
+        """Return one batch of `features`, all with the same rows; features without an entry in
+        `weights` weigh 1.
+        """
         num_rows = {key: feature.num_rows for key, feature in features.items()}
         if len(set(num_rows.values())) > 1:
             raise ValueError(f"features must have the same number of rows, got {num_rows}")
@@ -91,7 +95,7 @@ class RaggedFeatures:
         begin, end, offsets = self._span(key)
         return Ragged(self.values[begin:end], offsets - begin)
 
-    def weights_of(self, key: str) -> Float[Tensor, "_"]:
+    def weights_of(self, key: str) -> Float[Tensor, _]:
         """Return the weights of feature `key`, ones when the batch carries none."""
         begin, end, _ = self._span(key)
         if self.weights is None:
@@ -114,7 +118,7 @@ class RaggedFeatures:
         lengths = torch.cat([offsets.diff() for _, _, offsets in spans])
         return RaggedFeatures(tuple(keys), values, offsets_from_lengths(lengths), weights)
 
-    def select_rows(self, rows: Int64[Tensor, "_"]) -> RaggedFeatures:
+    def select_rows(self, rows: Int64[Tensor, _]) -> RaggedFeatures:
         """Return these rows of every feature, in the given order; a row may repeat."""
         starts = torch.arange(len(self.keys), device=rows.device) * self.num_rows
         bags = (starts[:, None] + rows).flatten()

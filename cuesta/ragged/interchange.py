@@ -1,8 +1,9 @@
-"""Doors between `Ragged` and the field's other ragged types: torch nested, Arrow lists, TorchRec's jagged tensors.
+"""Doors between `Ragged` and the field's other ragged types: torch nested, Arrow lists, TorchRec's
+jagged tensors.
 
-Nothing is copied where the layouts agree: values always are shared, and so are the offsets, except that
-Arrow's `ListArray` has 32-bit offsets (its `LargeListArray` is shared whole). pyarrow and torchrec are
-imported when a function that needs them is called.
+Nothing is copied where the layouts agree: values always are shared, and so are the offsets, except
+that Arrow's `ListArray` has 32-bit offsets (its `LargeListArray` is shared whole). pyarrow and
+torchrec are imported when a function that needs them is called.
 """
 
 from __future__ import annotations
@@ -53,7 +54,9 @@ def to_arrow(ragged: Ragged) -> pyarrow.LargeListArray:
 
 
 def from_arrow(array: pyarrow.ListArray | pyarrow.LargeListArray) -> Ragged:
-    """Return the rows of an Arrow list array of numbers; a null row or value raises `ValueError` naming the row."""
+    """Return the rows of an Arrow list array of numbers; a null row or value raises `ValueError`
+    naming the row.
+    """
     if array.null_count:
         row = array.is_null().to_pylist().index(True)
         raise ValueError(f"row {row} is null; an empty row is written as an empty list")

@@ -1,7 +1,8 @@
 """`Ragged`: B rows of unequal length, held as `values` [T, ...] and `offsets` [B + 1].
 
-The layout is Arrow's list array and torch's jagged nested tensor; the drawing in the class docstring is
-the whole idea. Every kernel of the project takes this pair, so that nothing is ever padded.
+The layout is Arrow's list array and torch's jagged nested tensor; the drawing in the class
+docstring is the whole idea. Every kernel of the project takes this pair, so that nothing is ever
+padded.
 """
 
 from __future__ import annotations
@@ -27,9 +28,11 @@ def offsets_from_lengths(lengths: Int64[Tensor, " B"]) -> Int64[Tensor, " B+1"]:
 
 
 def check_offsets(offsets: Tensor, *, num_values: int, what: str = "row") -> None:
-    """Raise `ValueError` naming the first offending row unless `offsets` runs from 0 to `num_values` without falling.
+    """Raise `ValueError` naming the first offending row unless `offsets` runs from 0 to
+    `num_values` without falling.
 
-    On an accelerator only shape and dtype are checked: reading the numbers would wait for the device.
+    On an accelerator only shape and dtype are checked: reading the numbers would wait for the
+    device.
     """
     if offsets.dtype != torch.int64 or offsets.dim() != 1:
         raise ValueError(
@@ -65,8 +68,9 @@ class Ragged:
     row 3: e f          row i is values[offsets[i] : offsets[i + 1]]
     ```
 
-    `values` may have any dtype and any trailing shape; `offsets` is int64 on the same device, starts at 0,
-    never falls and ends at T. Empty rows and zero rows are legal. Raises `ValueError` naming the row otherwise.
+    `values` may have any dtype and any trailing shape; `offsets` is int64 on the same device,
+    starts at 0, never falls and ends at T. Empty rows and zero rows are legal. Raises `ValueError`
+    naming the row otherwise.
 
     >>> r = Ragged.from_rows([torch.tensor([1.0, 2.0]), torch.tensor([]), torch.tensor([3.0])])
     >>> r.lengths().tolist(), r.to_padded().tolist()
@@ -143,7 +147,9 @@ class Ragged:
         return torch.repeat_interleave(rows, self.lengths(), output_size=self.values.shape[0])
 
     def mask(self, longest: int | None = None) -> Bool[Tensor, "B L"]:
-        """Return True where the padded form holds a value; `longest` defaults to the longest row."""
+        """Return True where the padded form holds a value; `longest` defaults to the longest
+        row.
+        """
         lengths = self.lengths()
         if longest is None:
             longest = int(lengths.max()) if self.num_rows else 0
@@ -152,7 +158,9 @@ class Ragged:
     def to_padded(
         self, *, padding: float = 0.0, longest: int | None = None
     ) -> Shaped[Tensor, "B L ..."]:
-        """Return rows padded at their end to `longest`; values beyond it are dropped. `ops.pad` is the fast twin."""
+        """Return rows padded at their end to `longest`; values beyond it are dropped. `ops.pad` is
+        the fast twin.
+        """
         mask = self.mask(longest)
         padded = self.values.new_full((*mask.shape, *self.values.shape[1:]), padding)
         position = torch.arange(self.values.shape[0], device=self.offsets.device)
@@ -162,7 +170,7 @@ class Ragged:
         padded[mask] = self.values[position < mask.shape[1]]
         return padded
 
-    def select_rows(self, rows: Int64[Tensor, "_"]) -> Ragged:
+    def select_rows(self, rows: Int64[Tensor, _]) -> Ragged:
         """Return the given rows, in the given order; a row may repeat."""
         lengths = self.lengths()[rows]
         offsets = offsets_from_lengths(lengths)
@@ -181,7 +189,9 @@ class Ragged:
         return Ragged(values, self.offsets.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Ragged:
-        """Return a copy in page-locked host memory, from which `to(..., non_blocking=True)` overlaps."""
+        """Return a copy in page-locked host memory, from which `to(..., non_blocking=True)`
+        overlaps.
+        """
         return Ragged(self.values.pin_memory(), self.offsets.pin_memory())
 
     def __repr__(self) -> str:

@@ -1,4 +1,6 @@
-"""Golden losses: 20 full-precision losses of every debug recipe, one thread. `python -m tests.golden` writes them anew."""
+"""Golden losses: 20 full-precision losses of every debug recipe, one thread. `python -m
+tests.golden` writes them anew.
+"""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,6 @@
-"""EmbeddingBags: equal to torch's own modules trained by dense optimisers, exact state, errors that name features."""
+"""EmbeddingBags: equal to torch's own modules trained by dense optimisers, exact state, errors that
+name features.
+"""
 
 import pytest
 import torch
@@ -139,10 +141,12 @@ def test_sample_weights_receive_gradients() -> None:
 
 def test_mistakes_are_named() -> None:
     features = batch()
+    features.values[3] = 99
     with pytest.raises(ValueError, match=r"feature 'feature1', row 1: id 99 is outside \[0, 30\)"):
-        features.values[3] = 99
         make()(features)
-    with pytest.raises(ValueError, match=r"no unpooled feature 'feature0'; the tables have \['feature2'\]"):
+    with pytest.raises(
+        ValueError, match=r"no unpooled feature 'feature0'; the tables have \['feature2'\]"
+    ):
         make().rows(batch(), ["feature0"])
     with pytest.raises(KeyError, match="no feature 'feature3'"):
         make()(batch().select(["feature0", "feature1"]))

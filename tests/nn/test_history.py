@@ -28,7 +28,9 @@ def test_softmax_gradient_passes_gradcheck_in_float64_scores() -> None:
     gradients = torch.autograd.grad(out, (values, null), cotangent)
     padded = torch.cat([ragged.to_padded(padding=-torch.inf), null.expand(4, 1, 2)], 1)
     oracle = Ragged.from_padded(padded.softmax(1)[:, :-1], ragged.lengths()).values
-    for ours, theirs in zip(gradients, torch.autograd.grad(oracle, (values, null), cotangent), strict=True):
+    for ours, theirs in zip(
+        gradients, torch.autograd.grad(oracle, (values, null), cotangent), strict=True
+    ):
         torch.testing.assert_close(ours, theirs)
 
 
@@ -48,7 +50,8 @@ def test_older_events_count_less_and_an_empty_history_counts_nothing() -> None:
     attention = TargetAttention(3, num_heads=1, head_dim=2)
     events = Ragged.from_lengths(torch.ones(2, 3), [2, 0])
     values = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
-    pooled = attention(torch.ones(2, 3), events, values, torch.tensor([5.0, 0.0]))
+    age = torch.tensor([5.0, 0.0])
+    pooled = attention(torch.ones(2, 3), events, values, age).detach()
     assert pooled[0, 0] < pooled[0, 1]
     assert float(pooled[0].sum()) < 1
     assert pooled[1].tolist() == [0.0, 0.0]

@@ -1,4 +1,6 @@
-"""Poison for op tests: memory that torch hands out uninitialised is NaN, so an element nobody writes shows."""
+"""Poison for op tests: memory that torch hands out uninitialised is NaN, so an element nobody
+writes shows.
+"""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,6 @@
-"""The op contract: every op folder has its three bodies with the same functions and the same parameters."""
+"""The op contract: every op folder has its three bodies with the same functions and the same
+parameters.
+"""
 
 import ast
 from pathlib import Path
@@ -11,7 +13,9 @@ FOLDERS = sorted(p.parent for p in Path(cuesta.ops.__file__).parent.glob("*/__in
 
 
 def public_functions(path: Path) -> dict[str, list[str]]:
-    functions = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)]
+    functions = [
+        node for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)
+    ]
     plain = [f for f in functions if not any("jit" in ast.unparse(d) for d in f.decorator_list)]
     return {f.name: [a.arg for a in f.args.args] for f in plain if not f.name.startswith("_")}
 

@@ -1,4 +1,6 @@
-"""embedding_bag and embedding_rows: twins of the reference, torch's own EmbeddingBag, and the laws of bags."""
+"""embedding_bag and embedding_rows: twins of the reference, torch's own EmbeddingBag, and the laws
+of bags.
+"""
 
 import pytest
 import torch

@@ -1,4 +1,6 @@
-"""embedding_update: twins for every optimiser and storage, autograd as the oracle, exactness, unbiased rounding."""
+"""embedding_update: twins for every optimiser and storage, autograd as the oracle, exactness,
+unbiased rounding.
+"""
 
 from dataclasses import replace
 

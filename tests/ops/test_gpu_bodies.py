@@ -1,8 +1,9 @@
-"""The Triton bodies on three rungs: the interpreter, compilation for GPUs that are not here, and a GPU that is.
+"""The Triton bodies on three rungs: the interpreter, compilation, and a GPU where there is one.
 
-Where there is a GPU, `pytest tests/ops/test_gpu_bodies.py` runs the twins on it. Everywhere else they run in Triton's
-interpreter, in a process of their own since Triton reads TRITON_INTERPRET when it is imported; float32 and float16
-alone, since the interpreter is silently wrong on bfloat16. Compilation needs no GPU.
+Where there is a GPU, `pytest tests/ops/test_gpu_bodies.py` runs the twins on it. Everywhere they
+also run in Triton's interpreter, in a process of its own since Triton reads TRITON_INTERPRET when
+imported; float32 and float16 alone, since the interpreter is silently wrong on bfloat16.
+Compilation needs no GPU.
 """
 
 import os
@@ -35,7 +36,13 @@ from cuesta.ragged import Ragged
 from tests.twins import assert_twins
 
 pytest.importorskip("triton", reason="Triton is for Linux")
+import triton
+import triton.language as tl
+
+from cuesta.ops.embedding_update import gpu, reference
 from tests.ops import triton_aot
+
+random_bits = gpu.random_bits
 
 IS_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 HAS_GPU = torch.cuda.is_available() and not IS_INTERPRETED
@@ -43,7 +50,8 @@ DEVICE = "cuda" if HAS_GPU else "cpu"
 DTYPES = (torch.float32, torch.float16, *([torch.bfloat16] if HAS_GPU else []))
 
 runs = pytest.mark.skipif(
-    not (IS_INTERPRETED or HAS_GPU), reason="no GPU; the interpreter runs this in a process of its own"
+    not (IS_INTERPRETED or HAS_GPU),
+    reason="no GPU; the interpreter runs this in a process of its own",
 )
 compiles = pytest.mark.skipif(IS_INTERPRETED, reason="the interpreter compiles nothing")
 pytestmark = pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION is unset")
@@ -67,7 +75,7 @@ def ragged(lengths: list[int], dim: int, dtype: torch.dtype) -> Ragged:
 
 
 def lookup(layout: TableLayout, num_rows: int) -> Lookup:
-    """Return a weighted lookup of ids that repeat often; each feature has an empty bag and the first a long one."""
+    """Return a weighted lookup of ids that repeat; bags are short, empty, and one is long."""
     generator = torch.Generator().manual_seed(0)
     lengths = torch.randint(0, 5, (len(layout.features), num_rows), generator=generator)
     lengths[:, -1:] = 0
@@ -218,10 +226,27 @@ def test_a_row_of_many_occurrences_is_summed_by_runs_into_the_same_bits_every_ti
         assert all(torch.equal(a, b) for a, b in zip(once, again, strict=True))
 
 
+@triton.jit(do_not_specialize=["key", "first"])
+def store_random_bits(out, key, first, SIZE: tl.constexpr):  # noqa: N803
+    i = tl.arange(0, SIZE)
+    tl.store(out + i, random_bits(key, first + i.to(tl.int64)).to(tl.int64))
+
+
+@runs
+@pytest.mark.parametrize("key", [0, 1, -1, 0x1234567890ABCDEF, -(2**63)])
+@pytest.mark.parametrize("first", [0, 2**40])
+def test_random_bits_are_those_of_the_reference(key: int, first: int) -> None:
+    out = torch.empty(64, dtype=torch.int64, device=DEVICE)
+    store_random_bits[(1,)](out, key, first, 64)
+    assert torch.equal(out, reference.random_bits(key, torch.arange(64, device=DEVICE) + first))
+
+
 @runs
 @pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
 @pytest.mark.parametrize("size", [1.0, 2.0**-16], ids=["normal", "subnormal"])
-def test_random_bits_are_those_of_the_reference(size: float, dtype: torch.dtype) -> None:
+def test_stochastic_rounding_gives_the_bits_of_the_reference(
+    size: float, dtype: torch.dtype
+) -> None:
     weight = (random(SAME.storage) * size).to(dtype)
     part = Lookup(
         SAME,
@@ -248,7 +273,7 @@ def test_bodies_are_twins_in_the_interpreter() -> None:
 
 
 def launch_every_kernel(dtype: torch.dtype, *, all_variants: bool) -> None:
-    """Call every op and its gradient once on CPU tensors; where launches are recorded, nothing is computed."""
+    """Call every op and its gradient on CPU tensors, whose numbers do not matter."""
     rows = ragged([700, 0, 324], 64, dtype)
     leaf = rows.values.requires_grad_()
     for how in ("mean", "max"):

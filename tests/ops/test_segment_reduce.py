@@ -82,5 +82,5 @@ def test_trailing_shape_is_kept() -> None:
 def test_mistakes_are_named() -> None:
     with pytest.raises(ValueError, match="'median'"):
         segment_reduce(make([1], 1, torch.float32), "median")
-    with pytest.raises(ValueError, match="floating point, got torch.int64"):
+    with pytest.raises(ValueError, match=r"floating point, got torch\.int64"):
         segment_reduce(Ragged.from_lengths(torch.tensor([1]), [1]))

@@ -1,8 +1,8 @@
-"""Ahead-of-time compilation of Triton kernels where there is no GPU: record what a body launches, compile just that.
+"""Compilation of Triton kernels without a GPU: record what a body launches, compile just that.
 
-The cases are the launches themselves, so they cannot fall behind the code: a body is called on CPU tensors while
-launches are only noted, and each is compiled for a GPU's architecture with the arguments' own types, down to machine
-code (ptxas comes with the Triton wheel).
+The cases are the launches themselves, so they cannot fall behind the code: a body is called on CPU
+tensors while launches are only noted, and each is compiled for an architecture with its arguments'
+own types, down to machine code (ptxas comes with the Triton wheel).
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def recorded() -> Iterator[list[Launch]]:
 
 
 def source_of(launch: Launch) -> ASTSource:
-    """Return what Triton's just-in-time compiler would compile for `launch`, tensors taken as 16-byte aligned."""
+    """Return what Triton compiles for `launch` on its device, tensors being 16-byte aligned."""
     signature, constants, attributes = {}, {}, {}
     for index, parameter in enumerate(launch.kernel.params):
         value = launch.arguments[index]

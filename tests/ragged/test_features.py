@@ -77,4 +77,6 @@ def test_an_unknown_feature_is_named() -> None:
     with pytest.raises(KeyError, match="no feature 'b'"):
         batch["b"]
     with pytest.raises(ValueError, match="same number of rows, got"):
-        RaggedFeatures.from_ragged({"a": batch["a"], "b": Ragged.from_lengths(torch.tensor([1]), [1, 0])})
+        RaggedFeatures.from_ragged(
+            {"a": batch["a"], "b": Ragged.from_lengths(torch.tensor([1]), [1, 0])}
+        )

@@ -64,7 +64,10 @@ def test_nulls_are_named_by_row() -> None:
 def test_torchrec_shares_memory_both_ways() -> None:
     pytest.importorskip("torchrec", reason="TorchRec is a peer: make peers")
     features = RaggedFeatures.from_ragged(
-        {"a": Ragged.from_lengths(torch.arange(3), [1, 2]), "b": Ragged.from_lengths(torch.arange(2), [2, 0])}
+        {
+            "a": Ragged.from_lengths(torch.arange(3), [1, 2]),
+            "b": Ragged.from_lengths(torch.arange(2), [2, 0]),
+        }
     )
     theirs = to_torchrec(features)
     assert theirs["a"].values().tolist() == [0, 1, 2]

@@ -1,4 +1,6 @@
-"""Every registered recipe builds from its own words; every debug recipe trains, matches its golden losses, saves and resumes."""
+"""Every registered recipe builds from its own words; every debug recipe trains, matches its golden
+losses, saves and resumes.
+"""
 
 import json
 from dataclasses import replace
@@ -40,18 +42,20 @@ def test_a_debug_recipe_trains_and_resumes_exactly(name: str, tmp_path) -> None:
     assert sum(losses[-5:]) < sum(losses[:5])
     assert unbroken.test["ne"] < 1.0
 
-    class Killed(Exception):
+    class KilledError(Exception):
         pass
 
     def kill(progress) -> None:
         if progress.step == 30:
-            raise Killed
+            raise KilledError
 
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         train(recipe, tmp_path / "broken", on_progress=kill)
     train(recipe, tmp_path / "broken", resume=True)
     for file in ("losses.jsonl", "weights.safetensors"):
-        assert (tmp_path / "broken" / file).read_bytes() == (tmp_path / "unbroken" / file).read_bytes()
+        assert (tmp_path / "broken" / file).read_bytes() == (
+            tmp_path / "unbroken" / file
+        ).read_bytes()
 
 
 def test_bfloat16_tables_train() -> None:

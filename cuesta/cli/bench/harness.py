@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from cuesta.cli.bench.machine import Load, Machine, watch_load
-from cuesta.errors import UserError
 
 OURS = "cuesta"
 WARM_UP = 3  # repetitions before those that count: compilation, page faults, caches
@@ -127,7 +126,9 @@ def wrong_answer(
     """
     for mine, same, exact in zip(actual, reference, oracle, strict=True):
         if mine.value.shape != exact.value.shape:
-            return f"{mine.name} has shape {tuple(mine.value.shape)}, not {tuple(exact.value.shape)}"
+            return (
+                f"{mine.name} has shape {tuple(mine.value.shape)}, not {tuple(exact.value.shape)}"
+            )
         if not bool(mine.value.isfinite().all()):
             return f"{mine.name} is not finite"
         truth = exact.value.double()
@@ -224,12 +225,6 @@ def refuse(bench: str, what: str) -> None:
     raise WrongAnswerError(
         f"{bench}: {OURS} gives a wrong answer ({what}); no time is printed; run `pytest tests`"
     )
-
-
-def require_cases(cases: Sequence[object]) -> None:
-    """Raise `UserError` when there is nothing to measure."""
-    if not cases:
-        raise UserError("no cases to measure; give at least one")
 
 
 def _rows(

@@ -72,7 +72,12 @@ def markdown(result: BenchResult) -> str:
     lines += [f"* **{QUICK}**"] if result.quick else []
     lines += ["", LEGEND, ""]
     for case, rows in _by_case(result):
-        lines += [f"## {case}", "", f"| {' | '.join(HEADINGS)} |", "| --- | --: | --: | --: | --- | --: |"]
+        lines += [
+            f"## {case}",
+            "",
+            f"| {' | '.join(HEADINGS)} |",
+            "| --- | --: | --: | --: | --- | --: |",
+        ]
         lines += [f"| {' | '.join(_cells(row))} |" for row in rows]
         lines.append("")
     if result.notes:
@@ -99,7 +104,9 @@ def _number(value: float) -> str:
 def _where(result: BenchResult) -> list[str]:
     machine, load = result.machine, result.load
     memory = "" if machine.memory_gib is None else f", {machine.memory_gib:g} GiB"
-    settings = ", ".join(f"{name}={value or 'unset'}" for name, value in machine.environment.items())
+    settings = ", ".join(
+        f"{name}={value or 'unset'}" for name, value in machine.environment.items()
+    )
     others = "" if load.others is None else f"; other programs used {load.others:.0%} of the cores"
     averages = " -> ".join(" ".join(f"{x:g}" for x in each) for each in (load.before, load.after))
     return [

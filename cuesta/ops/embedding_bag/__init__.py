@@ -27,18 +27,20 @@ def embedding_bag(
     layout: TableLayout,
     sample_weights: Float[Tensor, " T"] | None = None,
 ) -> Float[Tensor, "B width"]:
-    """Look up and pool the rows of every feature's bags: out[b, columns of f] = sum over the bag of w * row.
+    """Look up and pool the rows of every feature's bags: out[b, columns of f] = sum over the bag of
+    w * row.
 
     ```
     ids      a b | c | d e f | ...     bag f * B + b holds feature f of row b (see RaggedFeatures)
     out      row b: [ feature 0's pooled row | feature 1's | ... ]           [B, width]
     ```
 
-    Mean divides by the bag's length, also when `sample_weights` are given; an empty bag gives zeros. The output
-    is float32 (float64 for float64 storage), summed in float32 in the order of the ids, so it does not depend on
-    the number of threads. Differentiable in `sample_weights`; tables learn through `embedding_update`.
-    Raises `ValueError` naming feature, row and id when an id is out of range (on a CPU; a GPU reads row zeros).
-    Source: Neo, section on the embedding operator; FBGEMM's table-batched embedding is the peer.
+    Mean divides by the bag's length, also when `sample_weights` are given; an empty bag gives
+    zeros. The output is float32 (float64 for float64 storage), summed in float32 in the order of
+    the ids, so it does not depend on the number of threads. Differentiable in `sample_weights`;
+    tables learn through `embedding_update`. Raises `ValueError` naming feature, row and id when an
+    id is out of range (on a CPU; a GPU reads row zeros). Source: Neo, section on the embedding
+    operator; FBGEMM's table-batched embedding is the peer.
 
     >>> layout = TableLayout(rows=(3,), dims=(2,), features=(0,), poolings=("sum",))
     >>> weight = torch.arange(6.0)
@@ -50,7 +52,7 @@ def embedding_bag(
         raise ValueError(
             f"sample_weights must have one number an id, {ids.numel()}, got shape {tuple(sample_weights.shape)}"
         )
-    grid = layout.grid.to(weight.device)
+    grid = layout.grid.to(weight.device, non_blocking=True)
     return torch.ops.cuesta.embedding_bag(weight, ids, offsets, sample_weights, grid, layout.width)
 
 
@@ -63,7 +65,8 @@ def embedding_rows(
 ) -> Float[Tensor, "T D"]:
     """Look up one row an id, unpooled; all tables named must share their dim D.
 
-    Shapes, dtypes and errors are those of `embedding_bag`; the result is float32 and bit-exact storage.
+    Shapes, dtypes and errors are those of `embedding_bag`; the result is float32 and bit-exact
+    storage.
 
     >>> layout = TableLayout(rows=(3,), dims=(2,), features=(0,), poolings=("sum",))
     >>> embedding_rows(torch.arange(6.0), torch.tensor([2]), torch.tensor([0, 1]), layout=layout).tolist()
@@ -76,7 +79,7 @@ def embedding_rows(
             f"unpooled features must share one dim, got {sorted(dims)}; look them up in groups"
         )
     return torch.ops.cuesta.embedding_rows(
-        weight, ids, offsets, layout.grid.to(weight.device), dims.pop()
+        weight, ids, offsets, layout.grid.to(weight.device, non_blocking=True), dims.pop()
     )
 
 

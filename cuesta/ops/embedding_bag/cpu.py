@@ -1,7 +1,8 @@
-"""Numba bodies of embedding_bag: one parallel loop over the bags of all tables, rows asked for ahead of use.
+"""Numba bodies of embedding_bag: one parallel loop over the bags of all tables, rows asked for
+ahead of use.
 
-Bags are dealt to tasks by their ids, so that threads end together; a bag is summed in registers by one thread
-in the order of its ids, so results do not depend on the number of threads.
+Bags are dealt to tasks by their ids, so that threads end together; a bag is summed in registers by
+one thread in the order of its ids, so results do not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -70,7 +71,9 @@ def _ask_for_rows(weight, ids, begin, end, start, dim):
 
 @inner
 def _sum_bag(weight, ids, scales, begin, end, start, dim, common, out, place):
-    """Write the weighted sum of a bag's rows to out[place : place + dim], 64 or 16 columns at a time."""
+    """Write the weighted sum of a bag's rows to out[place : place + dim], 64 or 16 columns at a
+    time.
+    """
     weighted = scales.size > 0
     everywhere = spread(common)
     column = 0

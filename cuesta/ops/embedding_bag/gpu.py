@@ -1,7 +1,8 @@
-"""Triton bodies of embedding_bag: one launch for the bags of all tables, a block of one feature's bags a program.
+"""Triton bodies of embedding_bag: one launch for all tables, a program a block of a feature's bags.
 
-Unlike the reference, an id outside its table reads as a row of zeros, since a GPU cannot raise without making the
-host wait; and the mean is taken of the sum, not of each term. Bags are summed in the order of their ids.
+Unlike the reference, an id outside its table reads as a row of zeros, since a GPU cannot raise
+without making the host wait; and a mean divides the sum, not each term. Bags are summed in their
+ids' order.
 """
 
 from __future__ import annotations
@@ -62,30 +63,30 @@ def _pool_kernel(
 ):  # fmt: skip
     feature = tl.program_id(1).to(tl.int64)
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)  # [B]
-    start, _, num_ids, dim, out_column, is_mean = layout_of(grid, feature)
+    start, _, num_entries, dim, out_column, is_mean = layout_of(grid, feature)
     bag = offsets + feature * num_rows + row
     begin = tl.load(bag, mask=row < num_rows, other=0)
     end = tl.load(bag + 1, mask=row < num_rows, other=0)
     divisor = tl.where((is_mean == 1) & (end > begin), end - begin, 1).to(tl.float32)
-    # Alignment is known at run time alone, hence two bodies: one with loads 16 bytes wide, one without.
+    # Known at run time alone, hence two bodies: loads are 16 bytes wide in the first.
     if (start | dim | out_column | width) % ALIGNMENT == 0:
         _pool(
-            weight, ids, sample_weights, out, begin, end, num_ids, start, dim, divisor,
+            weight, ids, sample_weights, out, begin, end, num_entries, start, dim, divisor,
             row * width + out_column, row < num_rows, ALIGNMENT, COLUMNS,
         )  # fmt: skip
     else:
         _pool(
-            weight, ids, sample_weights, out, begin, end, num_ids, start, dim, divisor,
+            weight, ids, sample_weights, out, begin, end, num_entries, start, dim, divisor,
             row * width + out_column, row < num_rows, 1, COLUMNS,
         )  # fmt: skip
 
 
 @triton.jit
 def _pool(
-    weight, ids, sample_weights, out, begin, end, num_ids, start, dim, divisor, target, is_row,
+    weight, ids, sample_weights, out, begin, end, num_entries, start, dim, divisor, target, is_row,
     MULTIPLE: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Write the weighted sum of each bag's rows, over `divisor`, to out[target] on, all columns of the table."""
+    """Write the weighted sum of each bag's rows, over `divisor`, to out[target] on."""
     start, dim = multiple_of(start, MULTIPLE), multiple_of(dim, MULTIPLE)
     target = multiple_of(target, MULTIPLE)
     longest = tl.max(end - begin, 0)
@@ -94,9 +95,9 @@ def _pool(
         total = tl.zeros([begin.shape[0], COLUMNS], tl.float32)  # [B, D]
         for i in tl.range(0, longest, loop_unroll_factor=4):
             position = begin + i  # [B]
-            id = tl.load(ids + position, mask=position < end, other=-1).to(tl.int64)
-            mask = ((id >= 0) & (id < num_ids))[:, None] & (column < dim)[None, :]
-            place = (start + id * dim)[:, None] + column[None, :]
+            entry = tl.load(ids + position, mask=position < end, other=-1).to(tl.int64)
+            mask = ((entry >= 0) & (entry < num_entries))[:, None] & (column < dim)[None, :]
+            place = (start + entry * dim)[:, None] + column[None, :]
             value = tl.load(weight + place, mask=mask, other=0.0).to(tl.float32)  # [B, D]
             if sample_weights is not None:
                 scale = tl.load(sample_weights + position, mask=position < end, other=0.0)
@@ -116,16 +117,16 @@ def _gather_kernel(
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)  # [D]
     is_position = position < num_positions
     feature = rows_of(starts, position, num_features)
-    start, _, num_ids, _, _, _ = layout_of(grid, feature)
-    id = tl.load(ids + position, mask=is_position, other=-1).to(tl.int64)
-    is_id = (id >= 0) & (id < num_ids)
+    start, _, num_entries, _, _, _ = layout_of(grid, feature)
+    entry = tl.load(ids + position, mask=is_position, other=-1).to(tl.int64)
+    is_entry = (entry >= 0) & (entry < num_entries)
     is_column = (column < dim)[None, :]
-    mask = is_id[:, None] & is_column
+    mask = is_entry[:, None] & is_column
     if tl.max(start % ALIGNMENT, 0) == 0:
-        place = (multiple_of(start, ALIGNMENT) + id * dim)[:, None] + column[None, :]
+        place = (multiple_of(start, ALIGNMENT) + entry * dim)[:, None] + column[None, :]
         value = tl.load(weight + place, mask=mask, other=0.0)  # [T, D]
     else:
-        place = (start + id * dim)[:, None] + column[None, :]
+        place = (start + entry * dim)[:, None] + column[None, :]
         value = tl.load(weight + place, mask=mask, other=0.0)
     target = position[:, None] * dim + column[None, :]
     tl.store(out + target, value, mask=is_position[:, None] & is_column)
@@ -139,39 +140,39 @@ def _dot_kernel(
     position = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)  # [T]
     is_position = position < num_positions
     bag = rows_of(offsets, position, num_bags)
-    start, _, num_ids, dim, out_column, is_mean = layout_of(grid, bag // num_rows)
+    start, _, num_entries, dim, out_column, is_mean = layout_of(grid, bag // num_rows)
     length = tl.load(offsets + bag + 1) - tl.load(offsets + bag)
-    id = tl.load(ids + position, mask=is_position, other=-1).to(tl.int64)
-    is_id = (id >= 0) & (id < num_ids)
+    entry = tl.load(ids + position, mask=is_position, other=-1).to(tl.int64)
+    is_entry = (entry >= 0) & (entry < num_entries)
     of_bag = bag % num_rows * width + out_column
     if tl.max((start | dim | out_column | width) % ALIGNMENT, 0) == 0:
-        total = _dot(grad, weight, of_bag, start, id, dim, is_id, ALIGNMENT, COLUMNS)
+        total = _dot(grad, weight, of_bag, start, entry, dim, is_entry, ALIGNMENT, COLUMNS)
     else:
-        total = _dot(grad, weight, of_bag, start, id, dim, is_id, 1, COLUMNS)
+        total = _dot(grad, weight, of_bag, start, entry, dim, is_entry, 1, COLUMNS)
     divisor = tl.where((is_mean == 1) & is_position, length, 1).to(tl.float32)
     tl.store(out + position, tl.div_rn(total, divisor), mask=is_position)
 
 
 @triton.jit
 def _dot(
-    grad, weight, of_bag, start, id, dim, is_id, MULTIPLE: tl.constexpr, COLUMNS: tl.constexpr
+    grad, weight, of_bag, start, entry, dim, is_entry, MULTIPLE: tl.constexpr, COLUMNS: tl.constexpr
 ):
-    """Return the dot product of each id's row with the gradient of its bag."""
+    """Return the dot product of each entry's row with the gradient of its bag."""
     of_bag, dim = multiple_of(of_bag, MULTIPLE), multiple_of(dim, MULTIPLE)
-    of_id = multiple_of(start, MULTIPLE) + id * dim
-    total = tl.zeros([of_id.shape[0]], tl.float32)
+    of_entry = multiple_of(start, MULTIPLE) + entry * dim
+    total = tl.zeros([of_entry.shape[0]], tl.float32)
     for first_column in range(0, tl.max(dim, 0), COLUMNS):
         column = first_column + tl.arange(0, COLUMNS)[None, :]
-        mask = is_id[:, None] & (column < dim[:, None])
+        mask = is_entry[:, None] & (column < dim[:, None])
         slope = tl.load(grad + of_bag[:, None] + column, mask=mask, other=0.0).to(tl.float32)
-        value = tl.load(weight + of_id[:, None] + column, mask=mask, other=0.0).to(tl.float32)
+        value = tl.load(weight + of_entry[:, None] + column, mask=mask, other=0.0).to(tl.float32)
         total += tl.sum(slope * value, 1)  # [T]
     return total
 
 
 @triton.jit
 def layout_of(grid, feature):
-    """Return a feature's line of `TableLayout.grid`: start, first row, rows, dim, column, 1 for mean."""
+    """Return start, first row, rows, dim, column and 1 for mean: a feature's line of the grid."""
     line = grid + feature * 6
     return (
         tl.load(line),

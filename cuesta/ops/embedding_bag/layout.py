@@ -1,7 +1,8 @@
-"""`TableLayout`: where each feature's table lies in the one flat weight buffer, and its columns in the output.
+"""`TableLayout`: where each feature's table lies in the one flat weight buffer, and its columns in
+the output.
 
-Many tables in one buffer is what lets one call serve them all (table-batched embedding, Neo, ISCA 2022,
-"horizontal fusion").
+Many tables in one buffer is what lets one call serve them all (table-batched embedding, Neo, ISCA
+2022, "horizontal fusion").
 """
 
 from __future__ import annotations
@@ -21,15 +22,16 @@ Pooling = Literal["sum", "mean"]
 @final
 @dataclass(frozen=True)
 class TableLayout:
-    """Describe tables of `rows[t]` x `dims[t]` in one flat buffer, and the table and pooling of each feature.
+    """Describe tables of `rows[t]` x `dims[t]` in one flat buffer, and the table and pooling of
+    each feature.
 
     ```
     storage   | table 0: rows[0] * dims[0] | table 1: rows[1] * dims[1] | ...
     output    | feature 0: dims of its table | feature 1 | ...              [B, width]
     ```
 
-    `features[f]` is the table of feature f; several features may share one. Raises `ValueError` when a table
-    or a pooling is unknown.
+    `features[f]` is the table of feature f; several features may share one. Raises `ValueError`
+    when a table or a pooling is unknown.
 
     >>> layout = TableLayout(rows=(10, 20), dims=(4, 8), features=(0, 1, 1), poolings=("sum", "mean", "sum"))
     >>> layout.storage, layout.width, layout.num_rows
@@ -89,7 +91,9 @@ class TableLayout:
 
     @cached_property
     def grid(self) -> Int64[Tensor, "F 6"]:
-        """Return what kernels read, a row a feature: start, first row, rows, dim, column, 1 for mean."""
+        """Return what kernels read, a row a feature: start, first row, rows, dim, column, 1 for
+        mean.
+        """
         return torch.tensor(
             [
                 (

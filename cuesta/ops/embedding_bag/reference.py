@@ -60,7 +60,9 @@ def compute_dtype(weight: Tensor) -> torch.dtype:
 
 
 def occurrence_scales(offsets: Tensor, sample_weights: Tensor | None, grid: Tensor) -> Tensor:
-    """Return what multiplies each id's row in its bag: its sample weight, over the bag's length for mean."""
+    """Return what multiplies each id's row in its bag: its sample weight, over the bag's length for
+    mean.
+    """
     lengths = offsets.diff()
     is_mean = grid[:, 5].bool().repeat_interleave(lengths.numel() // grid.shape[0])
     divisor = torch.where(is_mean, lengths, 1).double().repeat_interleave(lengths)

@@ -1,7 +1,9 @@
-"""The exact fused backward and optimiser of embedding tables: sort, deduplicate, one update a touched row.
+"""The exact fused backward and optimiser of embedding tables: sort, deduplicate, one update a
+touched row.
 
-Neo (ISCA 2022), "vertical fusion" and exact optimisers: table gradients are never materialised, ids that
-repeat in a batch are summed before the one update, and the result has the same bits on every run.
+Neo (ISCA 2022), "vertical fusion" and exact optimisers: table gradients are never materialised, ids
+that repeat in a batch are summed before the one update, and the result has the same bits on every
+run.
 """
 
 from __future__ import annotations
@@ -36,9 +38,11 @@ __all__ = [
 
 
 class TableState(NamedTuple):
-    """The flat storage of all tables and their optimiser's float32 moments, in the order of one layout.
+    """The flat storage of all tables and their optimiser's float32 moments, in the order of one
+    layout.
 
-    `first` and `second` have one number an element or one a row, as the optimiser says; empty where unused.
+    `first` and `second` have one number an element or one a row, as the optimiser says; empty where
+    unused.
     """
 
     weight: Float[Tensor, " storage"]
@@ -63,10 +67,11 @@ class TableState(NamedTuple):
 
 
 class Lookup(NamedTuple):
-    """One forward lookup and the gradient of its output: what a backward pass leaves for the update.
+    """One forward lookup and the gradient of its output: what a backward pass leaves for the
+    update.
 
-    `grad` is [B, width] after `embedding_bag` and [T, D] after `embedding_rows`; `layout` is the lookup's own,
-    over the same tables as the state's.
+    `grad` is [B, width] after `embedding_bag` and [T, D] after `embedding_rows`; `layout` is the
+    lookup's own, over the same tables as the state's.
     """
 
     layout: TableLayout
@@ -94,9 +99,10 @@ def embedding_update(
     update        row 3, row 7: one step of the optimiser each; no other row changes
     ```
 
-    `step` counts updates from 1 (bias correction, random bits); `lr` takes the place of the optimiser's own.
-    Storage of 16 bits is written with stochastic rounding if the optimiser says so, with bits that depend on
-    `seed`, `step` and the element alone. Exact: the same bits for any number of threads. Source: Neo; FBGEMM.
+    `step` counts updates from 1 (bias correction, random bits); `lr` takes the place of the
+    optimiser's own. Storage of 16 bits is written with stochastic rounding if the optimiser says
+    so, with bits that depend on `seed`, `step` and the element alone. Exact: the same bits for any
+    number of threads. Source: Neo; FBGEMM.
 
     >>> layout = TableLayout(rows=(2,), dims=(1,), features=(0,), poolings=("sum",))
     >>> state = TableState.fresh(torch.zeros(2), layout, SGD(lr=1.0))
@@ -136,7 +142,7 @@ def embedding_update(
 
 
 def _locate(lookup: Lookup) -> tuple[Tensor, Tensor, Tensor]:
-    grid = lookup.layout.grid.to(lookup.ids.device)
+    grid = lookup.layout.grid.to(lookup.ids.device, non_blocking=True)
     width = lookup.layout.width if lookup.is_pooled else 0
     return torch.ops.cuesta.embedding_occurrences(
         lookup.ids, lookup.offsets, lookup.sample_weights, grid, width

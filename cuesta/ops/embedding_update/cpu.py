@@ -1,8 +1,10 @@
-"""Numba body of embedding_update: sort the ids, then one pass that sums a row's gradient and updates the row.
+"""Numba body of embedding_update: sort the ids, then one pass that sums a row's gradient and
+updates the row.
 
-The sort is a stable radix sort of (row, occurrence) packed in 64 bits, so equal rows meet in the order in which
-they occurred; each row is summed by one thread in that order, which makes results exact: the same bits for any
-number of threads. The tables' gradients exist only as the one row a thread is working on.
+The sort is a stable radix sort of (row, occurrence) packed in 64 bits, so equal rows meet in the
+order in which they occurred; each row is summed by one thread in that order, which makes results
+exact: the same bits for any number of threads. The tables' gradients exist only as the one row a
+thread is working on.
 """
 
 from __future__ import annotations
@@ -164,7 +166,9 @@ def _sum_gradients(order, begin, end, mask, slots, scales, grad, total, dim):
 
 @inner
 def _step_row(weight, place, g, first, second, row, code, scalars):
-    """Turn a row's gradient in `g` into its new weights, still float32, and move the row's moments."""
+    """Turn a row's gradient in `g` into its new weights, still float32, and move the row's
+    moments.
+    """
     lr, eps, beta1, beta2 = scalars[0], scalars[1], scalars[2], scalars[3]
     correction1, correction2, decay, is_decoupled = scalars[4], scalars[5], scalars[6], scalars[7]
     keep = spread(np.float32(1.0 - lr * decay if is_decoupled else 1.0))
@@ -213,7 +217,9 @@ def _write_row(weight, place, new, key, is_random):
 
 @inner
 def _ask_for(order, i, shift, slots, grad, weight, tables, table):
-    """Ask for the gradient of the occurrence at order[i], and for its row of table `table` if it is the row's first."""
+    """Ask for the gradient of the occurrence at order[i], and for its row of table `table` if it is
+    the row's first.
+    """
     slot = slots[order[i] & ((1 << shift) - 1)]
     dim = tables[table, 3]
     for j in range(0, dim, 16):

@@ -1,10 +1,10 @@
-"""Triton bodies of embedding_update: sort the occurrences by row, then one program a block of touched rows.
+"""Triton bodies of embedding_update: sort occurrences by row, a program a block of touched rows.
 
-Unlike the reference, an id outside its table takes part in no update, since a GPU cannot raise without making the
-host wait. A row's gradients are added in the order they occurred; where they fill whole aligned runs of `RUN`
-sorted occurrences, each run is added in a program of its own, then the runs, then the rest. There are no atomics,
-so results have the same bits every time, and random bits are those of `reference.random_bits`. With `tables` on
-the CPU, the host never waits for the device.
+Unlike the reference, an id outside its table takes part in no update, since a GPU cannot raise
+without making the host wait. A row's gradients are added in the order they occurred; where they
+fill whole aligned runs of `RUN` sorted occurrences, each run is added in a program of its own, then
+the runs, then the rest. There are no atomics, so results have the same bits every time; random bits
+are those of `reference.random_bits`. With `tables` on the CPU, the host never waits for the device.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def embedding_update(
 
 
 def _starts(rows: Tensor) -> Tensor:
-    """Return where each of the sorted `rows` begins, then their number T up to T + 1 entries in all."""
+    """Return where each of the T sorted `rows` begins, filled up with T to T + 1 numbers."""
     is_start = torch.ones_like(rows, dtype=torch.bool)
     is_start[1:] = rows[1:] != rows[:-1]
     return is_start.nonzero_static(size=rows.numel() + 1, fill_value=rows.numel()).flatten()
@@ -93,9 +93,13 @@ def _locate_kernel(
     position = tl.program_id(0).to(tl.int64) * SIZE + tl.arange(0, SIZE)  # [T]
     mask = position < num_positions
     bag = rows_of(offsets, position, num_bags)
-    _, first_row, num_ids, dim, column, is_mean = layout_of(grid, bag // num_rows)
-    id = tl.load(ids + position, mask=mask, other=-1).to(tl.int64)
-    tl.store(rows + position, tl.where((id >= 0) & (id < num_ids), first_row + id, -1), mask=mask)
+    _, first_row, num_entries, dim, column, is_mean = layout_of(grid, bag // num_rows)
+    entry = tl.load(ids + position, mask=mask, other=-1).to(tl.int64)
+    tl.store(
+        rows + position,
+        tl.where((entry >= 0) & (entry < num_entries), first_row + entry, -1),
+        mask=mask,
+    )
     slot = position * dim
     scale = tl.full([SIZE], 1.0, tl.float32)
     if IS_POOLED:
@@ -113,7 +117,7 @@ def _sum_runs_kernel(
     rows, slots, scales, grad, tables, runs, num_tables, widest,
     MULTIPLE: tl.constexpr, RUN: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Add up the gradients of one run; a run of more than one row is left unwritten, and is never read."""
+    """Add up the gradients of one run; one of several rows is left unwritten, and never read."""
     run = tl.program_id(0).to(tl.int64)
     row = tl.load(rows + run * RUN)
     if row == tl.load(rows + run * RUN + RUN - 1):
@@ -137,7 +141,7 @@ def _update_kernel(
     CODE: tl.constexpr, MULTIPLE: tl.constexpr, RUN: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Take one step of the optimiser on each touched row of the block: g is [B, D], a row of moments [B]."""
+    """Take one step of the optimiser on each touched row of the block."""
     touched = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)  # [B]
     begin = tl.load(starts + touched, mask=touched < num_terms, other=num_terms)
     end = tl.load(starts + touched + 1, mask=touched < num_terms, other=num_terms)
@@ -172,7 +176,7 @@ def _update_kernel(
         step = tl.div_rn(lr * mean / correction1, root[:, None])
     new = keep * w - step
     if key is not None:
-        new = _round_randomly(new, _random_bits(key, place), weight.dtype.element_ty)
+        new = round_to(new, random_bits(key, place), weight.dtype.element_ty)
     tl.store(weight + place, new, mask=mask)
 
 
@@ -181,14 +185,14 @@ def _gradient(
     slots, scales, grad, runs, begin, end, column, mask, widest,
     MULTIPLE: tl.constexpr, RUN: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Return the sum of terms begin .. end - 1 of each row: its whole runs, then what lies before and after them."""
+    """Return the sum of gradients begin .. end - 1 of each row: whole runs first, then the rest."""
     total = tl.zeros([ROWS, COLUMNS], tl.float32)  # [B, D]
     num_head, tail = end - begin, end
     if runs is not None:
         first_run, last_run = tl.cdiv(begin, RUN), end // RUN
         num_head = tl.minimum(first_run * RUN, end) - begin
         tail = tl.maximum(last_run * RUN, begin + num_head)
-        for i in range(0, tl.max(last_run - first_run, 0)):
+        for i in range(tl.max(last_run - first_run, 0)):
             run = first_run + i  # [B]
             is_run = mask & (run < last_run)[:, None]
             total += tl.load(runs + run[:, None] * widest + column[None, :], mask=is_run, other=0.0)
@@ -205,7 +209,7 @@ def _gradient(
 
 @triton.jit
 def _place_of(tables, row, num_tables, MULTIPLE: tl.constexpr):
-    """Return where the storage of each row begins, and its dim; `tables` is `TableLayout.tables` transposed."""
+    """Return where each row's storage begins, and its dim, from the transposed tables."""
     table = rows_of(tables + num_tables, row, num_tables)
     start = multiple_of(tl.load(tables + table), MULTIPLE)
     first_row = tl.load(tables + num_tables + table)
@@ -214,23 +218,23 @@ def _place_of(tables, row, num_tables, MULTIPLE: tl.constexpr):
 
 
 @triton.jit
-def _round_randomly(value, random, DTYPE: tl.constexpr):
-    """Return float32 `value` in 16 bits, rounded up or down by 32 `random` bits; `reference.round_to` says how."""
-    SPARE: tl.constexpr = 16 if DTYPE == tl.bfloat16 else 13
+def round_to(value, random, dtype: tl.constexpr):
+    """Return float32 `value` rounded up or down by 32 `random` bits, as `reference.round_to`."""
+    SPARE: tl.constexpr = 16 if dtype == tl.bfloat16 else 13
     bits = value.to(tl.uint32, bitcast=True)
     is_finite = (bits & 0x7F800000) != 0x7F800000
     bits = (bits + (random & ((1 << SPARE) - 1))) >> SPARE << SPARE
     rounded = bits.to(tl.float32, bitcast=True)
-    if DTYPE == tl.float16:  # below the normal range its grid is fixed: 2^-24
+    if dtype == tl.float16:  # below the normal range its grid is fixed: 2^-24
         chance = (random >> 8).to(tl.float32) * 2.0**-24
         small = tl.floor(tl.abs(value) * 2.0**24 + chance) * 2.0**-24
         small = tl.where(value < 0, -small, small)
         rounded = tl.where(tl.abs(value) < 2.0**-14, small, rounded)
-    return tl.where(is_finite, rounded, value).to(DTYPE)
+    return tl.where(is_finite, rounded, value).to(dtype)
 
 
 @triton.jit
-def _random_bits(key, index):
+def random_bits(key, index):
     """Return 32 random bits of each counter in `index` under `key`: SplitMix64's finaliser."""
     z = key.to(tl.uint64) + (index + 1).to(tl.uint64) * 0x9E3779B97F4A7C15
     z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9

@@ -1,4 +1,6 @@
-"""The specification of embedding_update: add up each row's gradient, then one step of the optimiser a touched row."""
+"""The specification of embedding_update: add up each row's gradient, then one step of the optimiser
+a touched row.
+"""
 
 from __future__ import annotations
 
@@ -74,7 +76,9 @@ def _step(
 
 
 def round_to(value: Tensor, dtype: torch.dtype, random: Tensor | None) -> Tensor:
-    """Return `value` in the storage dtype: to nearest, or up or down by the 32 `random` bits of each element."""
+    """Return `value` in the storage dtype: to nearest, or up or down by the 32 `random` bits of
+    each element.
+    """
     if random is None or dtype not in (torch.bfloat16, torch.float16):
         return value.to(dtype)
     value = value.float()
@@ -88,7 +92,9 @@ def round_to(value: Tensor, dtype: torch.dtype, random: Tensor | None) -> Tensor
 
 
 def random_bits(key: int, index: Tensor) -> Tensor:
-    """Return 32 random bits (as int64) of each counter in `index` under `key`: SplitMix64's finaliser."""
+    """Return 32 random bits (as int64) of each counter in `index` under `key`: SplitMix64's
+    finaliser.
+    """
     z = key + (index + 1) * _signed(0x9E3779B97F4A7C15)
     z = (z ^ _shift(z, 30)) * _signed(0xBF58476D1CE4E5B9)
     z = (z ^ _shift(z, 27)) * _signed(0x94D049BB133111EB)

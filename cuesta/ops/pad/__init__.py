@@ -15,7 +15,8 @@ __all__ = ["pad", "unpad"]
 def pad(
     ragged: Ragged, *, longest: int | None = None, padding: float = 0.0
 ) -> Shaped[Tensor, "B L ..."]:
-    """Return rows padded at their end with `padding` to `longest`, by default the longest row's length.
+    """Return rows padded at their end with `padding` to `longest`, by default the longest row's
+    length.
 
     ```
     row 0: a b c        a b c
@@ -30,7 +31,7 @@ def pad(
     """
     if longest is None:
         longest = int(ragged.lengths().max()) if ragged.num_rows else 0
-    if longest < 0:
+    elif longest < 0:
         raise ValueError(f"longest must not be negative, got {longest}")
     trailing = ragged.values.shape[1:]
     values = ragged.values.reshape(ragged.values.shape[0], trailing.numel()).contiguous()

@@ -1,6 +1,7 @@
 """Triton bodies of pad and unpad: copies of whole elements, blind to what their bits mean.
 
-Unlike the reference, which walks the rows, a program writes a block of the result and finds where it comes from.
+Unlike the reference, which walks the rows, a program writes a block of the result and finds its
+source.
 """
 
 from __future__ import annotations

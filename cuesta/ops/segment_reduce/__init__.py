@@ -1,4 +1,6 @@
-"""Reduce every row of a ragged tensor to one: sum, mean or maximum, forward and backward, in float32 or wider."""
+"""Reduce every row of a ragged tensor to one: sum, mean or maximum, forward and backward, in
+float32 or wider.
+"""
 
 from __future__ import annotations
 
@@ -26,9 +28,10 @@ def segment_reduce(
     row 2: v3         ->   v3
     ```
 
-    Values are floating point [T, ...]; the result has their dtype and trailing shape, accumulated in float32
-    (float64 for float64), in the order of the row, so it does not depend on the number of threads. The gradient
-    of max goes to the first value that attains it. Raises `ValueError` for an unknown `how` or integer values.
+    Values are floating point [T, ...]; the result has their dtype and trailing shape, accumulated
+    in float32 (float64 for float64), in the order of the row, so it does not depend on the number
+    of threads. The gradient of max goes to the first value that attains it. Raises `ValueError` for
+    an unknown `how` or integer values.
 
     >>> segment_reduce(Ragged.from_lengths(torch.tensor([1.0, 2.0, 3.0]), [2, 0, 1]), "mean").tolist()
     [1.5, 0.0, 3.0]
@@ -47,9 +50,11 @@ def segment_reduce(
 
 
 def segment_spread(rows: Float[Tensor, "B ..."], offsets: Int64[Tensor, " B+1"]) -> Ragged:
-    """Give every value of row b of a ragged tensor a copy of rows[b]; the transpose of a segment sum.
+    """Give every value of row b of a ragged tensor a copy of rows[b]; the transpose of a segment
+    sum.
 
-    Floating point [B, ...] in, [T, ...] out, same dtype. Differentiable; its gradient is a segment sum.
+    Floating point [B, ...] in, [T, ...] out, same dtype. Differentiable; its gradient is a segment
+    sum.
 
     >>> segment_spread(torch.tensor([1.0, 2.0]), torch.tensor([0, 2, 3])).values.tolist()
     [1.0, 1.0, 2.0]

@@ -1,4 +1,6 @@
-"""Numba bodies of segment_reduce: rows dealt to threads by their values, a row summed in float32 in its own order."""
+"""Numba bodies of segment_reduce: rows dealt to threads by their values, a row summed in float32 in
+its own order.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cuesta.ops.lanes import largest, load, load_upto, spread, store, store_upto, zeros
+from cuesta.ops.lanes import largest, load_upto, spread, store_upto, zeros
 from cuesta.ops.numba_support import balanced_start, kernel, num_threads, view, widen
 
 TASKS_PER_THREAD = 8

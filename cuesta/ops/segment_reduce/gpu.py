@@ -1,8 +1,9 @@
-"""Triton bodies of segment_reduce: a program reduces a block of rows, walking their values in order.
+"""Triton bodies of segment_reduce: a program reduces a block of rows, walking their values.
 
-Unlike the reference, a long row is summed in two levels, so that no program walks far alone: each whole aligned
-run of `RUN` values in a program of its own, then the runs, then the values before and after them. Where runs lie
-depends on the offsets alone, so results have the same bits every time; shorter rows are summed in their order.
+Unlike the reference, a long row is summed in two levels, so that no program walks far alone: each
+whole aligned run of `RUN` values in a program of its own, then the runs, then the values around
+them. Where runs lie depends on the offsets alone, so results have the same bits every time; shorter
+rows are summed in their order.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def _sum_runs_kernel(
     values, offsets, runs, num_rows, dim,
     RUN: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Sum the values of one run; a run that is not whole in one row is left unwritten, and is never read."""
+    """Sum the values of one run; one that spans several rows is left unwritten, and never read."""
     run = tl.program_id(0).to(tl.int64)
     row = rows_of(offsets, run * RUN, num_rows)
     if tl.load(offsets + row + 1) >= (run + 1) * RUN:
@@ -92,7 +93,7 @@ def _sum_kernel(
         first_run, last_run = tl.cdiv(begin, RUN), end // RUN
         num_head = tl.minimum(first_run * RUN, end) - begin
         tail = tl.maximum(last_run * RUN, begin + num_head)
-        for i in range(0, tl.max(last_run - first_run, 0)):
+        for i in range(tl.max(last_run - first_run, 0)):
             run = first_run + i  # [B]
             mask = (run < last_run)[:, None] & (column < dim)[None, :]
             total += tl.load(runs + run[:, None] * dim + column[None, :], mask=mask, other=0.0)

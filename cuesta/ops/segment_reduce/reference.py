@@ -1,4 +1,6 @@
-"""The specification of segment_reduce: a row of the result from the values of a row, one row after another."""
+"""The specification of segment_reduce: a row of the result from the values of a row, one row after
+another.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,9 @@
-"""What every baseline does with a batch before its own idea begins: dense columns, tables, histories.
+"""What every baseline does with a batch before its own idea begins: dense columns, tables,
+histories.
 
-One `EmbeddingBags` holds all tables, so a batch costs one pooled lookup and, with an attended history, one
-unpooled one. Dense columns are standardised by running statistics of the training rows and clipped.
+One `EmbeddingBags` holds all tables, so a batch costs one pooled lookup and, with an attended
+history, one unpooled one. Dense columns are standardised by running statistics of the training rows
+and clipped.
 """
 
 from __future__ import annotations
@@ -28,11 +30,11 @@ CLIP = 4.0  # standard deviations beyond which a dense value says no more
 class InputConfig:
     """Say how features become vectors of `dim` columns.
 
-    `history` names the ragged features that describe past events side by side, and `target` the features of
-    the candidate that a past event is likened to. `pooling` is how a history becomes one vector: `mean` of its
-    embeddings, weighted by its weights; `attention` to the target, which pools the weights of the history feature
-    `values_of`, older events counting less by the weights of `ages_of`; or `none` to leave it out. `left_out` names
-    features not to use.
+    `history` names the ragged features that describe past events side by side, and `target` the
+    features of the candidate that a past event is likened to. `pooling` is how a history becomes
+    one vector: `mean` of its embeddings, weighted by its weights; `attention` to the target, which
+    pools the weights of the history feature `values_of`, older events counting less by the weights
+    of `ages_of`; or `none` to leave it out. `left_out` names features not to use.
     """
 
     dim: int = 16
@@ -50,7 +52,9 @@ class InputConfig:
 
 
 class Encoded(NamedTuple):
-    """One batch as vectors: standardised dense columns, one vector a feature, and the pooled history."""
+    """One batch as vectors: standardised dense columns, one vector a feature, and the pooled
+    history.
+    """
 
     dense: Float[Tensor, "B D"]
     vectors: Float[Tensor, "B F D"]
@@ -125,7 +129,9 @@ class Inputs(nn.Module):
         return Encoded(dense, vectors, history)
 
     def _attend(self, batch: RankingBatch, target: Float[Tensor, "B C"]) -> Float[Tensor, "B K"]:
-        """Pool, by attention, the value of each past event, its size, and how much was attended at all."""
+        """Pool, by attention, the value of each past event, its size, and how much was attended at
+        all.
+        """
         events = self.tables.rows(batch.features, self.attended)
         key = self.key(torch.cat([event.values for event in events], 1))  # [T, C]
         names = self.config

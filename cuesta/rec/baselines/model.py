@@ -1,7 +1,8 @@
 """DLRM and DCNv2, the two rankers that everything else is measured against.
 
-DLRM: Naumov et al., 2019, arXiv 1906.00091, figure 1. DCNv2: Wang et al., WWW 2021, arXiv 2008.13535, parallel
-structure (figure 1b). Both take ragged histories as one more feature (see `inputs`), which neither paper has.
+DLRM: Naumov et al., 2019, arXiv 1906.00091, figure 1. DCNv2: Wang et al., WWW 2021, arXiv
+2008.13535, parallel structure (figure 1b). Both take ragged histories as one more feature (see
+`inputs`), which neither paper has.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from cuesta.rec.baselines.inputs import InputConfig, Inputs
 @final
 @dataclass(frozen=True, kw_only=True)
 class DLRMConfig:
-    """Hold DLRM's sizes: hidden widths of the bottom MLP, which ends at `inputs.dim`, and of the top MLP."""
+    """Hold DLRM's sizes: hidden widths of the bottom MLP, which ends at `inputs.dim`, and of the
+    top MLP.
+    """
 
     inputs: InputConfig = field(default_factory=InputConfig)
     bottom: tuple[int, ...] = (64,)
@@ -37,7 +40,9 @@ class DLRMConfig:
 
 @final
 class DLRM(nn.Module):
-    """Score a batch: bottom MLP over dense columns, dot products of all vectors, top MLP; logits [B]."""
+    """Score a batch: bottom MLP over dense columns, dot products of all vectors, top MLP; logits
+    [B].
+    """
 
     def __init__(
         self, config: DLRMConfig, schema: Schema, sizes: Mapping[str, int], *, seed: int
@@ -78,7 +83,9 @@ class DCNv2Config:
 
 @final
 class DCNv2(nn.Module):
-    """Score a batch: cross network and deep MLP side by side over all features, one linear head; logits [B]."""
+    """Score a batch: cross network and deep MLP side by side over all features, one linear head;
+    logits [B].
+    """
 
     def __init__(
         self, config: DCNv2Config, schema: Schema, sizes: Mapping[str, int], *, seed: int

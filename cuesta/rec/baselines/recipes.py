@@ -1,4 +1,6 @@
-"""Recipes of the baselines: each function returns one frozen recipe, and two differ by what one can read here."""
+"""Recipes of the baselines: each function returns one frozen recipe, and two differ by what one can
+read here.
+"""
 
 from __future__ import annotations
 
@@ -59,9 +61,7 @@ def dlrm_debug() -> Recipe:
 def dcnv2_debug() -> Recipe:
     """Return DCNv2 with a mean-pooled history on a small stream: seconds."""
     inputs = replace(STREAM_INPUTS, pooling="mean")
-    task = RankingTaskConfig(
-        data="stream.mini", model=DCNv2Config(inputs=inputs), batch_size=256
-    )
+    task = RankingTaskConfig(data="stream.mini", model=DCNv2Config(inputs=inputs), batch_size=256)
     return replace(dlrm_debug(), name="dcnv2.debug", task=task)
 
 

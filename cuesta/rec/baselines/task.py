@@ -1,4 +1,6 @@
-"""`RankingTask`: a click log, a model that gives logits, binary cross-entropy, and a ranker's metrics."""
+"""`RankingTask`: a click log, a model that gives logits, binary cross-entropy, and a ranker's
+metrics.
+"""
 
 from __future__ import annotations
 
@@ -31,9 +33,9 @@ STREAMS = {"mini": StreamConfig.mini, "small": StreamConfig.small, "large": Stre
 class RankingTaskConfig:
     """Say what is trained on what.
 
-    `data` is a registered data set (`ml-100k`), a stream made on first use (`stream.mini`, `stream.small`,
-    `stream.large`), or a folder of Parquet files with a schema.toml. `slices` names dense columns by whose value
-    the report breaks the metrics down.
+    `data` is a registered data set (`ml-100k`), a stream made on first use (`stream.mini`,
+    `stream.small`, `stream.large`), or a folder of Parquet files with a schema.toml. `slices` names
+    dense columns by whose value the report breaks the metrics down.
     """
 
     model: DLRMConfig | DCNv2Config
@@ -56,7 +58,9 @@ class RankingTask:
         dense = data.schema.dense
         for name in config.slices:
             if name not in dense:
-                raise UserError(f"task.slices names {name!r}; the dense columns are {', '.join(dense)}")
+                raise UserError(
+                    f"task.slices names {name!r}; the dense columns are {', '.join(dense)}"
+                )
         self.config = config
         self.data = data
         self.seed = seed
@@ -78,7 +82,9 @@ class RankingTask:
         return {"loss": F.binary_cross_entropy_with_logits(logits.float(), batch.label)}
 
     def evaluate(self, split: str) -> Evaluation:
-        """Return log-loss, NE, AUC, gAUC and calibration of a split, with slices by history and by `slices`."""
+        """Return log-loss, NE, AUC, gAUC and calibration of a split, with slices by history and by
+        `slices`.
+        """
         metrics = RankingMetrics()
         sliced: dict[str, list[np.ndarray]] = {name: [] for name in self.config.slices}
         lengths: dict[str, list[np.ndarray]] = {name: [] for name in self.data.schema.groups()}
@@ -105,7 +111,9 @@ def open_data(source: str) -> RankingData:
     if source.startswith("stream."):
         size = source.removeprefix("stream.")
         if size not in STREAMS:
-            raise UserError(f"no stream {source!r}; choose one of {', '.join(f'stream.{s}' for s in STREAMS)}")
+            raise UserError(
+                f"no stream {source!r}; choose one of {', '.join(f'stream.{s}' for s in STREAMS)}"
+            )
         folder = data_root() / source
         if not folder.exists():
             write_stream(STREAMS[size](), folder)
