@@ -56,6 +56,9 @@ def check(options: argparse.Namespace) -> int:
     from cuesta.data.check import check as violations_in
 
     schema = options.schema
+    for path in options.paths:
+        if not Path(path).exists():
+            raise UserError(f"{path}: no such file or folder; name Parquet files or their folder")
     if schema is None:
         folder = Path(options.paths[0])
         schema = (folder if folder.is_dir() else folder.parent) / "schema.toml"

@@ -4,26 +4,38 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
 import pyarrow.parquet as pq
 
-from cuesta.data.columns import Column, ticks_of
-from cuesta.data.log import ParquetLog, RowGroup, num_rows_of, open_footer, parquet_files
+from cuesta.data.columns import Column
+from cuesta.data.log import (
+    ParquetLog,
+    RowGroup,
+    falls_of,
+    find_mixed_types,
+    num_rows_of,
+    open_footer,
+    parquet_files,
+)
 from cuesta.data.schema import SPLITS, Schema, load_schema, split_bounds
 from cuesta.data.violations import Violation, ViolationError, find_violations
 
 
 def check(
-    paths: str | Path | Sequence[str | Path], schema: Schema | str | Path, *, limit: int = 10
+    paths: str | Path | Sequence[str | Path],
+    schema: Schema | str | Path,
+    *,
+    limit: int = 10,
+    progress: Callable[[int, int], None] | None = None,
 ) -> list[Violation]:
     """Return what is wrong with the Parquet files under `paths`; an empty list means nothing is.
 
     Of each kind the first `limit` are listed, and `Violation.total` says how many there are. Rows
-    of a file that is corrupt or lacks columns are not looked at. Raises `UserError` for a schema
-    that is wrong or a path that does not exist.
+    of a file that is corrupt or lacks columns are not looked at. `progress` is told the number of
+    row groups done and of all. Raises `UserError` for a schema that is wrong or a path that does
+    not exist.
     """
     schema = schema if isinstance(schema, Schema) else load_schema(schema)
     found = _Found(limit)
@@ -39,10 +51,12 @@ def check(
                 footers[file] = footer
         for violation in violations:
             found.add(violation)
+    for violation in find_mixed_types(footers, schema):
+        found.add(violation)
     log = ParquetLog.of(footers)
     if not found.totals and num_rows_of(log) == 0:
         found.add(Violation("no rows", files[0], "no rows at all; name a log with rows"))
-    _check_rows(log, schema, found)
+    _check_rows(log, schema, found, progress)
     return found.violations()
 
 
@@ -94,10 +108,14 @@ class _Labels:
         ]
 
 
-def _check_rows(log: ParquetLog, schema: Schema, found: _Found) -> None:
+def _check_rows(
+    log: ParquetLog, schema: Schema, found: _Found, progress: Callable[[int, int], None] | None
+) -> None:
     labels = _Labels(num_rows_of(log), schema)
     last: int | None = None
     for number, group in enumerate(log.groups):
+        if progress is not None:
+            progress(number, len(log.groups))
         try:
             columns = log.read(number, schema.columns())
         except ViolationError as error:
@@ -122,16 +140,14 @@ def _check_order(column: Column, last: int | None, group: RowGroup, found: _Foun
     """Add the first row earlier than the row before it; return the time of the last row."""
     if column.num_rows == 0 or column.values.null_count:
         return last
-    ticks = ticks_of(column.values)
-    before = np.concatenate([ticks[:1] if last is None else [last], ticks[:-1]])
-    falls = np.flatnonzero(ticks < before)
+    falls, last = falls_of(column.values, last)
     if falls.size:
         message = (
             "time is earlier than in the row before; a small log is sorted when opened, sort a "
             "large one once with cuesta.data.sort_by_time(source, target, schema)"
         )
         found.add(_violation(group, int(falls[0]), "unsorted", message), count=falls.size)
-    return int(ticks[-1])
+    return last
 
 
 def _violation(group: RowGroup, row: int, kind: str, message: str) -> Violation:

@@ -31,6 +31,8 @@ from cuesta.data.lookup import Lookup
 from cuesta.data.schema import Schema
 from cuesta.errors import UserError
 
+Keys = NDArray[np.integer]
+
 
 class Encoder(Protocol):
     """Turn keys (integers as they are, strings as their hashes) into rows of a table."""
@@ -40,7 +42,7 @@ class Encoder(Protocol):
         """Return the number of table rows."""
         ...
 
-    def rows(self, keys: NDArray[np.int64], out: NDArray[np.int64], *, are_hashes: bool) -> None:
+    def rows(self, keys: Keys, out: NDArray[np.int64], *, are_hashes: bool) -> None:
         """Write the table row of each key to `out`."""
         ...
 
@@ -57,17 +59,17 @@ class VocabularyEncoder:
     def of(values: pa.Array) -> VocabularyEncoder:
         """Return the encoder of these unique values."""
         keys, _ = keys_of(values)
-        return VocabularyEncoder(values, Lookup.of(keys))
+        return VocabularyEncoder(values, Lookup.of(keys.astype(np.int64, copy=False)))
 
     @property
     def size(self) -> int:
         """Return the number of values and one for the unknown."""
         return 1 + len(self.values)
 
-    def rows(self, keys: NDArray[np.int64], out: NDArray[np.int64], *, are_hashes: bool) -> None:
+    def rows(self, keys: Keys, out: NDArray[np.int64], *, are_hashes: bool) -> None:
         """Write the position of each key's value, from 1; 0 where unknown."""
         del are_hashes
-        self.lookup.rows(keys, out)
+        self.lookup.rows(keys.astype(np.int64, copy=False), out)
 
 
 @final
@@ -77,9 +79,10 @@ class HashEncoder:
 
     size: int
 
-    def rows(self, keys: NDArray[np.int64], out: NDArray[np.int64], *, are_hashes: bool) -> None:
+    def rows(self, keys: Keys, out: NDArray[np.int64], *, are_hashes: bool) -> None:
         """Write 1 + hash mod (size - 1)."""
-        hashes = keys.view(np.uint64) if are_hashes else hash_integers(keys)
+        wide = keys.astype(np.int64, copy=False)
+        hashes = wide.view(np.uint64) if are_hashes else hash_integers(wide)
         np.add(hashes % np.uint64(self.size - 1), np.uint64(1), out=out, casting="unsafe")
 
 
@@ -90,7 +93,7 @@ class IdEncoder:
 
     size: int
 
-    def rows(self, keys: NDArray[np.int64], out: NDArray[np.int64], *, are_hashes: bool) -> None:
+    def rows(self, keys: Keys, out: NDArray[np.int64], *, are_hashes: bool) -> None:
         """Write the keys."""
         assert not are_hashes
         out[:] = keys
@@ -119,7 +122,7 @@ class Encoders:
         out = np.empty(len(values), np.int64) if out is None else out
         encoder = self.by_owner[self.owners[name]]
         if pa.types.is_dictionary(values.type):
-            rows = np.zeros(len(values.dictionary) + 1, np.int64)
+            rows = np.zeros(len(values.dictionary) + 1, out.dtype)
             _encode(encoder, values.dictionary, rows[:-1])
             indices = values.indices.fill_null(len(values.dictionary))
             np.take(rows, indices.to_numpy(zero_copy_only=False), out=out, mode="clip")
@@ -185,22 +188,24 @@ def vocabulary_columns(schema: Schema) -> tuple[str, ...]:
     return tuple(dict.fromkeys(columns))
 
 
-def keys_of(values: pa.Array) -> tuple[NDArray[np.int64], bool]:
+def keys_of(values: pa.Array) -> tuple[Keys, bool]:
     """Return what identifies each value, an integer itself or a string's hash, and whether hashed.
 
     Nulls get an arbitrary key.
     """
     if pa.types.is_integer(values.type) or pa.types.is_boolean(values.type):
         filled = values.fill_null(0) if values.null_count else values
-        return filled.cast(pa.int64(), safe=False).to_numpy(zero_copy_only=False), False
+        return filled.to_numpy(zero_copy_only=False), False
     return hash_strings(values).view(np.int64), True
 
 
 def group_keys(values: pa.Array) -> NDArray[np.int64]:
     """Return a number for each value without nulls, equal where the values are: for grouping."""
     if pa.types.is_dictionary(values.type):
-        return keys_of(values.dictionary)[0][values.indices.to_numpy(zero_copy_only=False)]
-    return keys_of(values)[0]
+        keys = keys_of(values.dictionary)[0][values.indices.to_numpy(zero_copy_only=False)]
+    else:
+        keys = keys_of(values)[0]
+    return keys.astype(np.int64, copy=False)
 
 
 class _Counts:

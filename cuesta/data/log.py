@@ -6,7 +6,7 @@ one that is not in time order is opened. Both answer with `Column`s.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol, final
@@ -14,8 +14,9 @@ from typing import NamedTuple, Protocol, final
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
-from cuesta.data.columns import Column, columns_of, ticks_of
+from cuesta.data.columns import Column, category, columns_of, is_list, ticks_of
 from cuesta.data.schema import Schema
 from cuesta.data.violations import (
     Violation,
@@ -150,7 +151,26 @@ def open_log(paths: str | Path | Sequence[str | Path], schema: Schema) -> Parque
         footers[file], violations = open_footer(file, schema)
         if violations:
             raise ViolationError(violations[0])
+    for violation in find_mixed_types(footers, schema):
+        raise ViolationError(violation)
     return ParquetLog.of(footers)
+
+
+def find_mixed_types(
+    footers: Mapping[Path, pq.FileMetaData], schema: Schema
+) -> Iterator[Violation]:
+    """Yield the columns that hold integers in one file and strings in another."""
+    columns = {schema.user, *(feature.column for feature in schema.features)}
+    first: dict[str, tuple[str | None, Path]] = {}
+    for file, footer in footers.items():
+        types = footer.schema.to_arrow_schema()
+        for column in sorted(columns):
+            kind = types.field(column).type
+            kind = category(kind.value_type if is_list(kind) else kind)
+            other, where = first.setdefault(column, (kind, file))
+            if kind != other:
+                message = f"column {column!r} holds {kind}s but in {where} {other}s; write one type"
+                yield Violation("wrong type", file, message)
 
 
 def num_rows_of(log: Log) -> int:
@@ -214,16 +234,20 @@ def find_unsorted(log: Log, time: str) -> Iterator[tuple[int, int]]:
     last: int | None = None
     for number, group in enumerate(log.groups):
         times = log.read(number, [time])[time].values
-        if group.num_rows == 0 or times.null_count:
-            continue
-        ticks = ticks_of(times)
-        if last is not None and ticks[0] < last:
-            yield number, 0
-        else:
-            falls = np.flatnonzero(ticks[1:] < ticks[:-1])
+        if group.num_rows and not times.null_count:
+            falls, last = falls_of(times, last)
             if falls.size:
-                yield number, int(falls[0]) + 1
-        last = int(ticks[-1])
+                yield number, int(falls[0])
+
+
+def falls_of(times: pa.Array, last: int | None) -> tuple[NDArray[np.int64], int]:
+    """Return the rows earlier than the row before, and the last time.
+
+    `last` is the time before the first row, None at the beginning of a log.
+    """
+    ticks = ticks_of(times)
+    before = np.concatenate([ticks[:1] if last is None else [last], ticks[:-1]])
+    return np.flatnonzero(ticks < before), int(ticks[-1])
 
 
 def sorted_in_memory(log: ParquetLog, schema: Schema) -> TableLog:

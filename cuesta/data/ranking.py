@@ -60,8 +60,11 @@ class RankingData:
         return num_batches(self.num_rows(split), order)
 
     def base_rate(self, split: str) -> float:
-        """Return the mean label of `split`; it reads the label column once."""
-        return _base_rate(self, split)
+        """Return the mean label of `split`; the first call reads the label column."""
+        num_rows = self.num_rows(split)
+        if num_rows == 0:
+            raise UserError(f"split {split!r} has no rows; give it a share in the schema")
+        return self._label_sums[split] / num_rows
 
     def batches(
         self,
@@ -84,6 +87,17 @@ class RankingData:
         )
         begin, end = self._range(split)
         return Reader(self.log, self.schema, self.encoders, begin, end).batches(order)
+
+    @functools.cached_property
+    def _label_sums(self) -> dict[str, float]:
+        label = self.schema.label
+        return {
+            split: sum(
+                float(floats_of(part[label].values).sum(dtype="float64"))
+                for part in parts(self.log, *self._range(split), [label])
+            )
+            for split in SPLITS
+        }
 
     def _range(self, split: str) -> tuple[int, int]:
         if split not in SPLITS:
@@ -118,19 +132,6 @@ def open_ranking_data(
     if not folder.exists():
         fit_encoders(schema, parts(log, 0, bounds[1], columns)).save(folder)
     return RankingData(log, schema, Encoders.load(folder))
-
-
-@functools.lru_cache(maxsize=64)
-def _base_rate(data: RankingData, split: str) -> float:
-    label = data.schema.label
-    begin, end = data._range(split)
-    if begin == end:
-        raise UserError(f"split {split!r} has no rows; give it a share in the schema")
-    sums = [
-        float(floats_of(part[label].values).sum(dtype="float64"))
-        for part in parts(data.log, begin, end, [label])
-    ]
-    return sum(sums) / (end - begin)
 
 
 def _schema_for(

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import queue
 import threading
+from collections import deque
 from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple, final
 
@@ -27,7 +28,8 @@ from cuesta.data.rows import Rows, Window, batches_of
 from cuesta.data.schema import Schema
 
 WINDOW_BYTES = 256 * 2**20
-_AHEAD = 4  # batches
+_BATCHES_AHEAD = 4
+_GROUPS_AHEAD = 2
 
 
 @final
@@ -72,7 +74,7 @@ class Reader:
         """Yield the batches of one epoch, made ahead by a thread that ends with the iterator."""
         windows = self._windows(order)
         return prefetch(
-            batches_of(windows, order.batch_size, drop_last=order.drop_last), ahead=_AHEAD
+            batches_of(windows, order.batch_size, drop_last=order.drop_last), ahead=_BATCHES_AHEAD
         )
 
     def _windows(self, order: Order) -> Iterator[tuple[Rows, NDArray[np.int64]]]:
@@ -122,15 +124,13 @@ class Reader:
         return windows if spans else []
 
     def _read(self, spans: Sequence[Span]) -> Iterator[dict[str, Column]]:
-        """Yield each span's columns, while the span after it is being decoded."""
+        """Yield each span's columns, while the spans after it are being decoded."""
         with ThreadPoolExecutor(max_workers=1) as decoder:
-            ahead = [
-                decoder.submit(read_sound, self.log, span.group, self.schema) for span in spans[:1]
-            ]
+            ahead: deque[Future[dict[str, Column]]] = deque()
             for position, (_, begin, end) in enumerate(spans):
-                columns = ahead.pop().result()
-                for after in spans[position + 1 : position + 2]:
+                for after in spans[position + len(ahead) : position + 1 + _GROUPS_AHEAD]:
                     ahead.append(decoder.submit(read_sound, self.log, after.group, self.schema))
+                columns = ahead.popleft().result()
                 yield {name: column.rows(begin, end) for name, column in columns.items()}
 
 

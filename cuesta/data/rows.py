@@ -136,10 +136,8 @@ class Window:
             _cut(columns[members[0].column], members[0], first, spans[:, number])
         for feature, place in zip(schema.features, self._layout.places, strict=True):
             values = columns[feature.column].values
-            if feature.ragged:
-                ids = self._values[feature.name].extend(len(values))
-            else:
-                ids = integers[:, place]
+            ragged = self._values.get(feature.name)
+            ids = integers[:, place] if ragged is None else ragged.extend(len(values))
             self._encoders.encode(feature.name, values, out=ids)
             if feature.weights:
                 weights = self._weights[feature.name].extend(len(values))

@@ -107,10 +107,11 @@ def read_members(archive: Path, names: Sequence[str], *, max_bytes: int) -> list
 
 
 def _download(source: UrlSource | PackageSource, target: Path, kept: Path) -> None:
-    if isinstance(source, UrlSource):
-        failure = _download_url(source, target)
-    else:
-        failure = _download_package(source, target)
+    failure = (
+        _download_url(source, target)
+        if isinstance(source, UrlSource)
+        else _download_package(source, target)
+    )
     if failure:
         raise UserError(
             f"cannot download {source.file}: {failure}; check the network, or get the file "

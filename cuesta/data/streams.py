@@ -18,8 +18,9 @@ than the mean entropy of sigmoid(z): that over the entropy of the base rate is t
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, final
@@ -133,7 +134,7 @@ def stream_schema(config: StreamConfig) -> Schema:
 
 def stream_tables(config: StreamConfig) -> Iterator[pa.Table]:
     """Yield the stream as Arrow tables: the schema's columns and the click's true `probability`."""
-    parameters = _Parameters.of(config)
+    parameters = Parameters.of(config)
     seen = _Seen.of(config)
     for first in range(0, config.num_rows, ROW_GROUP):
         yield _next_rows(
@@ -156,28 +157,20 @@ def stream_batches(config: StreamConfig, *, batch_size: int) -> Iterator[Ranking
     return batches_of(windows(), batch_size)
 
 
-def write_stream(config: StreamConfig, folder: str | Path) -> dict[str, Bayes]:
+def write_stream(
+    config: StreamConfig,
+    folder: str | Path,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Bayes]:
     """Write stream.parquet, schema.toml and stream.json to a new `folder`; return what is best.
 
     The folder appears when it is complete. stream.json holds the config and, for each split, the
-    Bayes normalised entropy that is returned.
+    Bayes normalised entropy that is returned. `progress` is told the number of rows done and of all.
     """
     bounds = split_bounds(config.num_rows, stream_schema(config))
-    sums = np.zeros((len(SPLITS), 2))  # of labels, of entropies
     with atomic_folder(folder) as temporary:
-        writer: pq.ParquetWriter | None = None
-        first = 0
-        for table in stream_tables(config):
-            writer = writer or pq.ParquetWriter(temporary / "stream.parquet", table.schema)
-            writer.write_table(table, row_group_size=ROW_GROUP)
-            for split in range(len(SPLITS)):
-                begin, end = (max(bound - first, 0) for bound in bounds[split : split + 2])
-                part = table.slice(begin, max(end - begin, 0))
-                sums[split, 0] += part["clicked"].to_numpy().sum()
-                sums[split, 1] += entropy(part["probability"].to_numpy()).sum()
-            first += table.num_rows
-        assert writer is not None
-        writer.close()
+        sums = _write_rows(config, temporary / "stream.parquet", bounds, progress)
         best = {
             split: _bayes(bounds[number + 1] - bounds[number], *sums[number].tolist())
             for number, split in enumerate(SPLITS)
@@ -197,8 +190,8 @@ def entropy(probability: NDArray[np.float64]) -> NDArray[np.float64]:
     return -(p * np.log(p) + (1 - p) * np.log1p(-p))
 
 
-class _Parameters(NamedTuple):
-    """Hold what the clicks depend on."""
+class Parameters(NamedTuple):
+    """Hold what the clicks depend on, as drawn at the stream's beginning."""
 
     users: NDArray[np.float32]  # [users, factors]
     items: NDArray[np.float32]  # [items, factors]
@@ -207,12 +200,13 @@ class _Parameters(NamedTuple):
     dense: NDArray[np.float32]  # [dense]
 
     @staticmethod
-    def of(config: StreamConfig) -> _Parameters:
+    def of(config: StreamConfig) -> Parameters:
+        """Return the parameters of the stream."""
         draw = np.random.default_rng([config.seed, 0])
         shape = (config.num_users + config.num_items, config.num_factors)
         factors = draw.standard_normal(shape, dtype=np.float32) / np.float32(shape[1] ** 0.25)
         num_effects = sum(config.categories)
-        return _Parameters(
+        return Parameters(
             users=factors[: config.num_users],
             items=factors[config.num_users :],
             effects=draw.standard_normal(num_effects, dtype=np.float32)
@@ -238,7 +232,32 @@ class _Seen(NamedTuple):
         )
 
 
-def _next_rows(config: StreamConfig, parameters: _Parameters, seen: _Seen, rows: range) -> pa.Table:
+def _write_rows(
+    config: StreamConfig,
+    file: Path,
+    bounds: list[int],
+    progress: Callable[[int, int], None] | None,
+) -> NDArray[np.float64]:
+    """Write the rows; return for each split the sum of its labels and of its entropies."""
+    sums = np.zeros((len(SPLITS), 2))
+    done = 0
+    tables = stream_tables(config)
+    head = next(tables)
+    with pq.ParquetWriter(file, head.schema) as writer:
+        for table in itertools.chain([head], tables):
+            writer.write_table(table, row_group_size=ROW_GROUP)
+            for split in range(len(SPLITS)):
+                begin, end = (max(bound - done, 0) for bound in bounds[split : split + 2])
+                part = table.slice(begin, max(end - begin, 0))
+                sums[split, 0] += part["clicked"].to_numpy().sum()
+                sums[split, 1] += entropy(part["probability"].to_numpy()).sum()
+            done += table.num_rows
+            if progress is not None:
+                progress(done, config.num_rows)
+    return sums
+
+
+def _next_rows(config: StreamConfig, parameters: Parameters, seen: _Seen, rows: range) -> pa.Table:
     """Draw and simulate `rows`; `seen` moves on."""
     draw = np.random.default_rng([config.seed, 1, rows.start])
     num_rows = len(rows)

@@ -19,6 +19,11 @@ from torch import Tensor
 
 numba.config.THREADING_LAYER = "omp"
 
+# Numba starts its threads once, and thereby tells the OpenMP runtime, and so torch, to use every core.
+_torch_threads = torch.get_num_threads()
+numba.set_num_threads(1)
+torch.set_num_threads(_torch_threads)
+
 # glibc hands freed memory back to the system, and a batch's outputs and scratch then fault in page
 # by page, which costs
 # more than the kernels. Freeing one block of nearly 32 MB raises that threshold for good, see

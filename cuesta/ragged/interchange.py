@@ -32,11 +32,11 @@ def from_nested(nested: Tensor) -> Ragged:
         raise ValueError(
             f"expected a nested tensor of layout torch.jagged, got layout {nested.layout}"
         )
-    if nested.lengths() is not None:
+    if nested.lengths() is not None:  # type: ignore[attr-defined]
         raise ValueError(
             "expected a contiguous nested tensor, got one with holes; call contiguous() first"
         )
-    return Ragged(nested.values(), nested.offsets())
+    return Ragged(nested.values(), nested.offsets())  # type: ignore[attr-defined]
 
 
 def to_arrow(ragged: Ragged) -> pyarrow.LargeListArray:

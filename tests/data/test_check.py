@@ -158,6 +158,16 @@ def test_a_bad_file_is_named(
     assert "\n" not in str(caught.value)
 
 
+def test_a_column_of_two_types_is_named(tmp_path: Path) -> None:
+    frame = log_frame(100)
+    write_columns(frame[:50].to_arrow(), tmp_path / "a.parquet")
+    write_columns(frame[50:].cast({"user": pl.String}).to_arrow(), tmp_path / "b.parquet")
+    message = r"b.parquet: column 'user' holds strings but in \S+a.parquet integers"
+    with pytest.raises(UserError, match=message):
+        open_ranking_data(tmp_path, log_schema())
+    assert [violation.kind for violation in check(tmp_path, log_schema())] == ["wrong type"]
+
+
 def test_paths_that_lead_nowhere_are_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file or folder"):
         check(tmp_path / "none", log_schema())

@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pytest
 from hypothesis import given
@@ -104,7 +105,11 @@ def test_hashing_reaches_every_row_but_0(values: list[int], size: int) -> None:
 
 
 def test_encoders_know_only_values_of_training_rows(tmp_path: Path) -> None:
-    frame = log_frame(500)
+    is_late = pl.col("row") >= 300
+    frame = log_frame(500).with_columns(
+        city=pl.when(is_late).then(pl.format("late {}", "city")).otherwise("city"),
+        item=pl.when(is_late).then(pl.col("item") + 1 + pl.col("row") % 3).otherwise("item"),
+    )
     data = open_ranking_data(write_log(frame, tmp_path), log_schema())
     train = frame[: data.num_rows("train")]
     city = data.encoders.by_owner["city"]
@@ -113,6 +118,7 @@ def test_encoders_know_only_values_of_training_rows(tmp_path: Path) -> None:
     item = data.encoders.by_owner["item"]
     assert set(item.values.to_pylist()) == {v for v, n in counts.items() if n >= 2}  # type: ignore[attr-defined]
     only_later = set(frame["item"]) - set(train["item"])
+    assert only_later
     assert data.encoders.encode("item", pa.array(sorted(only_later), pa.int64())).sum() == 0
 
 

@@ -108,6 +108,22 @@ def test_a_shuffle_is_a_permutation(
     assert rows != row_numbers(reader.batches(dataclasses.replace(order, epoch=epoch + 1)))
 
 
+@pytest.mark.parametrize("window_bytes", [1, 5_000, 10**9])
+def test_a_shuffled_row_is_the_same_row(data: RankingData, window_bytes: int) -> None:
+    reader = Reader(data.log, data.schema, data.encoders, 0, 300)
+    (every,) = reader.batches(Order(batch_size=300))
+    for batch in reader.batches(Order(batch_size=64, seed=5, window_bytes=window_bytes)):
+        rows = batch.dense[:, 2].long()
+        same = RankingBatch(
+            every.label[rows],
+            every.dense[rows],
+            every.features.select_rows(rows),
+            every.user[rows],
+            every.time[rows],
+        )
+        assert equal(batch, same)
+
+
 def test_small_data_is_shuffled_fully(data: RankingData) -> None:
     """Without windows, rows of one row group are spread over the epoch."""
     rows = np.array(row_numbers(data.batches("train", batch_size=50, seed=0)))
@@ -179,6 +195,12 @@ def test_an_unsorted_log_reads_as_the_sorted_one(frame: pl.DataFrame, tmp_path: 
     for split in ("train", "validation", "test"):
         ours, theirs = (d.batches(split, batch_size=64, seed=None) for d in (left, right))
         assert all(map(equal, ours, theirs))
+
+
+def test_time_that_falls_between_row_groups_is_noticed(tmp_path: Path) -> None:
+    frame = log_frame(200)
+    mixed = pl.concat([frame[100:174], frame[:100], frame[174:]])  # row groups hold 37 rows
+    assert isinstance(open_ranking_data(write_log(mixed, tmp_path), log_schema()).log, TableLog)
 
 
 def test_a_large_unsorted_log_is_refused_with_the_remedy(

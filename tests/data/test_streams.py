@@ -15,7 +15,7 @@ import torch
 
 from cuesta.data import StreamConfig, open_ranking_data, stream_batches, write_stream
 from cuesta.data.check import check
-from cuesta.data.streams import entropy, stream_schema, stream_tables
+from cuesta.data.streams import Parameters, entropy, stream_schema, stream_tables
 from cuesta.errors import UserError
 
 MINI = StreamConfig.mini()
@@ -58,6 +58,34 @@ def test_the_clicks_are_drawn_from_the_probabilities(stream: pl.DataFrame) -> No
         within = (probability >= low) & (probability < low + 0.1)
         p = probability[within]
         assert abs(clicked[within].sum() - p.sum()) < 4 * np.sqrt((p * (1 - p)).sum()) + 1
+
+
+def test_the_probabilities_follow_the_formula(stream: pl.DataFrame) -> None:
+    parameters = Parameters.of(MINI)
+
+    def turned(vector: np.ndarray, angle: float) -> np.ndarray:
+        left, right = vector[0::2].astype(float), vector[1::2].astype(float)
+        result = np.empty(len(vector))
+        result[0::2] = np.cos(angle) * left - np.sin(angle) * right
+        result[1::2] = np.sin(angle) * left + np.cos(angle) * right
+        return result
+
+    for number in (0, 777, 19_999):
+        row = stream.row(number, named=True)
+        angle = MINI.drift * number / MINI.num_rows
+        item = parameters.items[row["item"]]
+        own = parameters.users[row["user"]] @ turned(item, angle)
+        dense = np.array([row[f"dense_{k}"] for k in range(MINI.num_dense)])
+        own += dense @ turned(parameters.dense, angle)
+        for c, first in enumerate(parameters.first_effect):
+            own += parameters.effects[first + row[f"category_{c}"]]
+        likeness = [
+            sign * (item @ parameters.items[other])
+            for other, sign in zip(row["history_item"], row["history_sign"], strict=True)
+        ]
+        logit = MINI.intercept + MINI.signal * own
+        logit += MINI.history_signal * np.mean(likeness) if likeness else 0.0
+        assert row["probability"] == pytest.approx(1 / (1 + np.exp(-logit)))
 
 
 def test_histories_are_the_users_last_events(stream: pl.DataFrame) -> None:

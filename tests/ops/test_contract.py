@@ -3,6 +3,8 @@ parameters.
 """
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -39,3 +41,12 @@ def test_tests_of_an_op_have_no_literal_tolerance(folder: Path) -> None:
     assert path.exists(), f"no tests for {folder.name}"
     assert "atol=" not in path.read_text()
     assert "rtol=" not in path.read_text()
+
+
+def test_the_first_kernel_leaves_torch_its_threads() -> None:
+    code = (
+        "import torch\ntorch.set_num_threads(1)\nfrom cuesta.ops import pad\n"
+        "from cuesta.ragged import Ragged\npad(Ragged.from_lengths(torch.ones(3), [1, 2]))\n"
+        "assert torch.get_num_threads() == 1, torch.get_num_threads()\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,4 +1,5 @@
-"""The benches of `cuesta bench NAME`: each proves the answers right, then times us and our peers in the same process.
+"""The benches of `cuesta bench NAME`: each proves the answers right, then times us and our peers in
+the same process.
 
 Importing this package imports neither torch nor a peer; a bench is loaded when it runs.
 """
@@ -24,9 +25,13 @@ BENCHES: dict[str, str] = {
 }
 RESULTS = Path("benchmarks/results")
 
-# What torch reads once, when it is imported; every contender runs under it. Idle OpenMP threads that sleep instead of
-# spinning keep a busy machine from slowing whoever uses two threads, and big tables lie on huge pages.
-PROCESS_ENVIRONMENT: Mapping[str, str] = {"OMP_WAIT_POLICY": "PASSIVE", "THP_MEM_ALLOC_ENABLE": "1"}
+# What torch reads once, when it is imported; every contender runs under it. Idle OpenMP threads that
+# sleep instead of spinning keep a busy machine from slowing whoever uses two threads, and big tables
+# lie on huge pages.
+PROCESS_ENVIRONMENT: Mapping[str, str] = {
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "THP_MEM_ALLOC_ENABLE": "1",
+}
 
 
 def run_bench(
@@ -34,9 +39,10 @@ def run_bench(
 ) -> BenchResult:
     """Run bench `name`, print its table of ratios and return what it found.
 
-    `quick` takes tiny sizes, to see that it runs; its times mean nothing. `json_path` receives the result as one
-    JSON object; `save` writes benchmarks/results/NAME_HARDWARE_DATE.md and .json. Raises `UserError` for an unknown
-    name, `WrongAnswerError` where our own answer is wrong: then nothing is timed.
+    `quick` takes tiny sizes, to see that it runs; its times mean nothing. `json_path` receives the
+    result as one JSON object; `save` writes benchmarks/results/NAME_HARDWARE_DATE.md and .json.
+    Raises `UserError` for an unknown name, `WrongAnswerError` where our own answer is wrong: then
+    nothing is timed.
     """
     if name not in BENCHES:
         raise UserError(f"no bench {name!r}; choose one of {', '.join(BENCHES)}")

@@ -1,12 +1,12 @@
-"""The contenders of `cuesta bench embedding_bag`: many tables looked up, pooled by sum, and trained.
+"""The contenders of `cuesta bench embedding_bag`: tables looked up, pooled by sum, and trained.
 
-All have the same three methods, start from the same weights and see the same batches. FBGEMM applies its exact
-row-wise Adagrad inside backward; torch has no row-wise one, so nn.EmbeddingBag goes with the element-wise Adagrad.
+All have the same three methods, start from the same weights and see the same batches. FBGEMM
+applies its exact row-wise Adagrad inside backward; torch has no row-wise one, so nn.EmbeddingBag
+goes with the element-wise Adagrad.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol, final
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from cuesta.cli.bench.harness import OURS
 from cuesta.cli.bench.ids import IdBatch, IdConfig
+from cuesta.cli.bench.peers import quietly
 from cuesta.nn import EmbeddingBags, Table
 from cuesta.ops import (
     Adagrad,
@@ -36,7 +37,7 @@ ELEMENTWISE = Adagrad(lr=LR, eps=EPS, stochastic_rounding=False)
 @final
 @dataclass(frozen=True, kw_only=True)
 class BagCase:
-    """Describe tables of `rows[t]` x `dims[t]`, one feature each, and the batches that look them up."""
+    """Describe tables of `rows[t]` x `dims[t]`, one feature each, and batches of their ids."""
 
     name: str
     rows: tuple[int, ...]
@@ -68,7 +69,7 @@ class BagCase:
         return replace(self, rows=rows, batch_size=33, ids_per_bag=min(self.ids_per_bag, 4))
 
     def initial(self) -> Iterator[Tensor]:
-        """Yield the initial weights [rows, dim] of one table after the other, uniform in [-1, 1)."""
+        """Yield the initial weights [rows, dim] of each table in turn, uniform in [-1, 1)."""
         generator = torch.Generator().manual_seed(0)
         for rows, dim in zip(self.rows, self.dims, strict=True):
             yield torch.empty(rows, dim).uniform_(-1, 1, generator=generator).to(self.storage)
@@ -100,7 +101,7 @@ class BagProvider(NamedTuple):
 
 @final
 class CuestaOps:
-    """Our ops, called directly; in the bodies for references, also the oracle, with float64 for `storage`."""
+    """Our ops, called directly; under the reference bodies, with float64 `storage`, the oracle."""
 
     def __init__(
         self,
@@ -170,15 +171,10 @@ class CuestaModule:
 
 @final
 class Torch:
-    """One nn.EmbeddingBag a table, with sparse gradients and torch.optim.Adagrad; outputs side by side."""
+    """One nn.EmbeddingBag a table, sparse gradients and torch.optim.Adagrad; outputs side by side."""
 
     def __init__(self, case: BagCase) -> None:
-        self.bags = nn.ModuleList(
-            nn.EmbeddingBag(
-                *weight.shape, mode="sum", sparse=True, include_last_offset=True, _weight=weight
-            )
-            for weight in case.initial()
-        )
+        self.bags = nn.ModuleList(sum_bag(weight) for weight in case.initial())
         self.optimizer = torch.optim.Adagrad(self.bags.parameters(), lr=LR, eps=EPS)
 
     def forward(self, batch: IdBatch) -> Tensor:
@@ -204,8 +200,7 @@ class FBGEMM:
     """FBGEMM's table-batched embeddings on the CPU; output float32, ids trusted, state float32."""
 
     def __init__(self, case: BagCase) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quietly():
             self.bags = _fbgemm_tables(case)
         for table, weight in zip(self.tables(), case.initial(), strict=True):
             table.copy_(weight)
@@ -222,7 +217,15 @@ class FBGEMM:
 
     def tables(self) -> list[Tensor]:
         """Return views of the tables."""
-        return [weight.detach() for weight in self.bags.split_embedding_weights()]
+        return [weight.detach() for weight in self.bags.split_embedding_weights()]  # type: ignore[operator]
+
+
+def sum_bag(weight: Tensor) -> nn.EmbeddingBag:
+    """Return torch's table of these weights, with sparse gradients."""
+    rows, dim = weight.shape
+    return nn.EmbeddingBag(
+        rows, dim, mode="sum", sparse=True, include_last_offset=True, _weight=weight
+    )
 
 
 def _fbgemm_tables(case: BagCase) -> nn.Module:

@@ -1,14 +1,17 @@
-"""`cuesta bench embedding_bag`: lookup, and lookup with backward and update, against FBGEMM and nn.EmbeddingBag.
+"""`cuesta bench embedding_bag`: lookup, and lookup with backward and update, against FBGEMM and
+nn.EmbeddingBag.
 
-Step means forward, backward and the optimiser. Batches are made beforehand; every repetition takes a new one. The
-memory floor is the time that the bytes of a batch need at the copy bandwidth measured in the same turns: every
-touched row read once (and written once in a step, with its moment), ids and offsets read, outputs written.
+Step means forward, backward and the optimiser. Batches are made beforehand; every repetition takes
+a new one. The memory floor is the time that the bytes of a batch need at the copy bandwidth
+measured in the same turns: every touched row read once (and written once in a step, with its
+moment), ids and offsets read, outputs written.
 """
 
 from __future__ import annotations
 
 import gc
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -42,7 +45,7 @@ from cuesta.cli.bench.harness import (
     wrong_answer,
 )
 from cuesta.cli.bench.ids import IdBatch, num_distinct
-from cuesta.cli.bench.peers import FBGEMM, importable
+from cuesta.cli.bench.peers import FBGEMM, importable, quietly
 from cuesta.ops import force_body
 
 BENCH = "embedding_bag"
@@ -84,10 +87,11 @@ def measure(
         findings.rows += _time(case, providers, verdicts, settings)
         gc.collect()
     findings.note(
-        "every provider timed was first compared with a float64 reference on a small instance of each case: "
-        "outputs, and the weights after three updates"
+        "every provider timed was first compared with a float64 reference on a small instance of "
+        "each case: outputs, and the weights after three updates"
     )
-    check_bars(findings, BARS)
+    if not settings.quick:
+        check_bars(findings, BARS)
     return findings
 
 
@@ -103,7 +107,8 @@ def prove(case: BagCase, provider: BagProvider) -> Verdict:
         exact = _answers(oracle, batches, [grad.double() for grad in grads])
         reference = _answers(CuestaOps(small, provider.optimizer), batches, grads)
     try:
-        actual = _answers(provider.build(small), batches, grads)
+        with quietly():
+            actual = _answers(provider.build(small), batches, grads)
     except NotImplementedError as error:
         reason = f"not supported ({str(error).splitlines()[0][:80]})"
         return Verdict(reason, reason)
@@ -141,14 +146,11 @@ def _time(
     bags = {p.name: p.build(case) for p in providers if verdicts[p.name].forward is None}
     copy = _Copy(COPY_BYTES >> 8 if settings.quick else COPY_BYTES)
     with torch.no_grad():
-        contenders = [
-            Contender(name, lambda i, each=each: each.forward(batches[i]))
-            for name, each in bags.items()
-        ]
+        contenders = [Contender.over(name, each.forward, batches) for name, each in bags.items()]
         forward = time_in_turns([*contenders, copy.contender], settings.repetitions)
         grads = {name: grad.to(each.forward(batches[0]).dtype) for name, each in bags.items()}
     contenders = [
-        Contender(name, lambda i, name=name: bags[name].step(batches[i], grads[name]))
+        Contender.over(name, partial(bags[name].step, grad=grads[name]), batches)
         for name in bags
         if verdicts[name].step is None
     ]
@@ -171,7 +173,7 @@ class _Copy:
 
 
 def _bytes_moved(case: BagCase, batches: Sequence[IdBatch], *, is_step: bool) -> float:
-    """Return the fewest bytes that a forward or a step must read and write, mean over the batches."""
+    """Return the fewest bytes that a forward or step must move, the mean over the batches."""
     row_bytes = np.array(case.dims) * case.storage.itemsize
     touched = np.mean([num_distinct(batch) for batch in batches], axis=0)
     rows = float(touched @ row_bytes)

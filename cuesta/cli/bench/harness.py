@@ -1,7 +1,8 @@
-"""What every bench shares: prove the answers, time all contenders in turns, and say how they compare.
+"""What every bench shares: prove the answers, time all contenders in turns, say how they compare.
 
-A repetition runs every contender once, in an order drawn anew each time, on the same batch; so a machine that slows
-down for a while slows all of them. Medians are compared; low and high are the 10th and 90th percentile.
+A repetition runs every contender once, in an order drawn anew each time, on the same batch; so a
+machine that slows down for a while slows all of them. Medians are compared; low and high are the
+10th and 90th percentile.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, final
+from typing import NamedTuple, TypeVar, final
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from cuesta.cli.bench.machine import Load, Machine, watch_load
 
+Item = TypeVar("Item")
 OURS = "cuesta"
 WARM_UP = 3  # repetitions before those that count: compilation, page faults, caches
 
@@ -46,8 +48,8 @@ class Settings:
 class Row:
     """Hold what one provider needed for one case.
 
-    `speedup_of_ours` is the provider's median over ours for times and bytes, ours over the provider's for rates:
-    above 1, we are the better one.
+    `speedup_of_ours` is the provider's median over ours for times and bytes, ours over the
+    provider's for rates: above 1, we are the better one.
     """
 
     case: str
@@ -62,7 +64,7 @@ class Row:
 @final
 @dataclass
 class Findings:
-    """Gather rows, and in words what was proved, what could not run, and what a reader must know."""
+    """Gather rows, and in words what was proved, what could not run and what to know."""
 
     rows: list[Row] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -117,12 +119,17 @@ class Answer(NamedTuple):
 
 
 def wrong_answer(
-    actual: Sequence[Answer], reference: Sequence[Answer], oracle: Sequence[Answer]
+    actual: Sequence[Answer],
+    reference: Sequence[Answer],
+    oracle: Sequence[Answer],
+    *,
+    leeway: float = 1.0,
 ) -> str | None:
-    """Return what is wrong with `actual`, or None: the twin rule.
+    """Return what is wrong with `actual`, or None: the twin rule, times `leeway`.
 
-    Against the float64 oracle, its max error may be twice and its RMS error 1.5 times that of the reference run in
-    the dtype of storage, rounded as `actual` is; the slack is eps * max|oracle|, a quarter of it on RMS.
+    Against the float64 oracle, its max error may be twice and its RMS error 1.5 times that of the
+    reference run in the dtype of storage, rounded as `actual` is; the slack is eps * max|oracle|, a
+    quarter of it on RMS.
     """
     for mine, same, exact in zip(actual, reference, oracle, strict=True):
         if mine.value.shape != exact.value.shape:
@@ -136,8 +143,8 @@ def wrong_answer(
         theirs = (same.value.to(mine.value.dtype).double() - truth).abs()
         slack = torch.finfo(mine.value.dtype).eps * float(truth.abs().max())
         for kind, got, allowed in (
-            ("max", float(ours.max()), 2 * float(theirs.max()) + slack),
-            ("RMS", _rms(ours), 1.5 * _rms(theirs) + slack / 4),
+            ("max", float(ours.max()), leeway * (2 * float(theirs.max()) + slack)),
+            ("RMS", _rms(ours), leeway * (1.5 * _rms(theirs) + slack / 4)),
         ):
             if not got <= allowed:
                 return f"{mine.name} has {kind} error {got:.1e}, allowed {allowed:.1e}"
@@ -151,6 +158,11 @@ class Contender:
 
     provider: str
     run: Callable[[int], object]
+
+    @staticmethod
+    def over(provider: str, work: Callable[[Item], object], items: Sequence[Item]) -> Contender:
+        """Return the contender that works on item i in repetition i."""
+        return Contender(provider, lambda repetition: work(items[repetition]))
 
 
 def time_in_turns(contenders: Sequence[Contender], repetitions: int) -> dict[str, list[float]]:
@@ -234,7 +246,7 @@ def _rows(
     rows = []
     for provider, values in samples.items():
         low, median, high = np.percentile(values, (10, 50, 90)).tolist()
-        better = ours / median if is_rate else median / ours
+        better = 1.0 if provider == OURS else ours / median if is_rate else median / ours
         rows.append(
             Row(
                 case=case,

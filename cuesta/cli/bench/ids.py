@@ -1,4 +1,4 @@
-"""The ids that the benches look up: batches of many features, a Zipf law or uniform, the same for every contender."""
+"""The ids that the benches look up: a Zipf law or uniform, the same for every contender."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from cuesta.ragged import RaggedFeatures
 class IdBatch:
     """Hold one batch as users of each library hold it, all made before any clock runs.
 
-    `features` is ours, and its values and offsets are what FBGEMM takes; `apart` has the ids and the offsets
-    [B + 1] of each feature for one nn.EmbeddingBag each.
+    `features` is ours, and its values and offsets are what FBGEMM takes; `apart` has the ids and
+    the offsets [B + 1] of each feature for one nn.EmbeddingBag each.
     """
 
     features: RaggedFeatures
@@ -35,7 +35,7 @@ class IdBatch:
 @final
 @dataclass(frozen=True, kw_only=True)
 class IdConfig:
-    """Say what ids to draw: `zipf` None is uniform; id k of a table is the rank k of its law, shuffled."""
+    """Say what ids to draw: by a Zipf law whose ranks are shuffled over the table, or uniformly."""
 
     rows: tuple[int, ...]
     batch_size: int

@@ -63,7 +63,9 @@ class Machine:
 @final
 @dataclass(frozen=True, kw_only=True)
 class Load:
-    """Hold the load averages (1, 5, 15 min) before and after, and what share of all cores others used meanwhile."""
+    """Hold the load averages (1, 5, 15 min) before and after, and the share of all cores that other
+    programs used in between.
+    """
 
     before: tuple[float, ...]
     after: tuple[float, ...]
@@ -92,7 +94,7 @@ def _load_average() -> tuple[float, ...]:
 
 
 def _busy_seconds() -> float | None:
-    """Return the seconds that all cores have worked since the machine started (Linux; else None)."""
+    """Return the seconds that all cores have worked since the start (Linux; else None)."""
     try:
         line = Path("/proc/stat").read_text(encoding="ascii").partition("\n")[0]
     except OSError:

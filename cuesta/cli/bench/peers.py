@@ -1,10 +1,12 @@
-"""The libraries we are measured against: which of them can be imported here, and how to get the others."""
+"""The libraries we are measured against: which can be imported here, how to get the others."""
 
 from __future__ import annotations
 
 import importlib
+import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import final
 
@@ -29,8 +31,7 @@ def importable(peers: Sequence[Peer], findings: Findings, *, bench: str) -> list
     found, missing = [], []
     for peer in peers:
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+            with quietly():
                 importlib.import_module(peer.module)
             found.append(peer)
         except (ImportError, OSError) as error:
@@ -41,3 +42,16 @@ def importable(peers: Sequence[Peer], findings: Findings, *, bench: str) -> list
             f"`.venv-peers/bin/cuesta bench {bench}`"
         )
     return found
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Silence what libraries warn of when they are first used; errors still come through."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)

@@ -110,7 +110,8 @@ def _where(result: BenchResult) -> list[str]:
     others = "" if load.others is None else f"; other programs used {load.others:.0%} of the cores"
     averages = " -> ".join(" ".join(f"{x:g}" for x in each) for each in (load.before, load.after))
     return [
-        f"{machine.processor}, {machine.cores} cores, {machine.threads} threads{memory}, {machine.system}",
+        f"{machine.processor}, {machine.cores} cores, {machine.threads} threads{memory}",
+        machine.system,
         f"load average {averages}{others}",
         f"{machine.date}, commit {machine.commit}",
         ", ".join(f"{name} {version}" for name, version in machine.versions.items()),
