@@ -127,7 +127,9 @@ def main() -> None:
     result = train_and_report(recipe, folder / "run")
     evaluate_again(recipe, folder / "run", result)
     by_hand = a_loop_of_your_own(open_ranking_data(folder / "clicks"))
-    print(f"test NE: best possible {bayes:.4f}, DLRM {result.test['ne']:.4f}, by hand {by_hand:.4f}")
+    print(
+        f"test NE: best possible {bayes:.4f}, DLRM {result.test['ne']:.4f}, by hand {by_hand:.4f}"
+    )
 
 
 if __name__ == "__main__":

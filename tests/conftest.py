@@ -4,7 +4,6 @@ data in a folder of its own.
 
 import os
 import tempfile
-from pathlib import Path
 
 import hypothesis
 import torch
@@ -15,5 +14,6 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("ci")
 torch.set_num_threads(2)
 
-# Streams and encoders that tests make are kept between runs, apart from the user's own.
-os.environ["CUESTA_DATA"] = str(Path(tempfile.gettempdir()) / f"cuesta-tests-{os.getuid()}")
+# Streams and encoders that tests make are the session's own: what an older version made proves nothing.
+_data = tempfile.TemporaryDirectory(prefix="cuesta-tests-")
+os.environ["CUESTA_DATA"] = _data.name

@@ -21,6 +21,14 @@ RECIPES: dict[str, RecipeEntry] = {
     "dlrm.ml100k": RecipeEntry(
         target=f"{BASELINES}:dlrm_ml100k", summary="DLRM with the same inputs on ml-100k"
     ),
+    "dlrm.log": RecipeEntry(
+        target=f"{BASELINES}:dlrm_log",
+        summary="DLRM on a log of your own: --task.data FOLDER (Parquet and schema.toml)",
+    ),
+    "dcnv2.log": RecipeEntry(
+        target=f"{BASELINES}:dcnv2_log",
+        summary="DCNv2 on a log of your own: --task.data FOLDER (Parquet and schema.toml)",
+    ),
     "dlrm.stream": RecipeEntry(
         target=f"{BASELINES}:dlrm_stream",
         summary="DLRM on a synthetic stream of a million rows with a known Bayes NE",

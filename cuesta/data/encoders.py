@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from cuesta.data.columns import Column
 from cuesta.data.files import atomic_folder
-from cuesta.data.hashing import hash_integers, hash_strings
+from cuesta.data.hashing import hash_into_rows, hash_strings
 from cuesta.data.lookup import Lookup
 from cuesta.data.schema import Schema
 from cuesta.errors import UserError
@@ -82,8 +82,10 @@ class HashEncoder:
     def rows(self, keys: Keys, out: NDArray[np.int64], *, are_hashes: bool) -> None:
         """Write 1 + hash mod (size - 1)."""
         wide = keys.astype(np.int64, copy=False)
-        hashes = wide.view(np.uint64) if are_hashes else hash_integers(wide)
-        np.add(hashes % np.uint64(self.size - 1), np.uint64(1), out=out, casting="unsafe")
+        if are_hashes:
+            out[:] = wide.view(np.uint64) % np.uint64(self.size - 1) + np.uint64(1)
+        else:
+            hash_into_rows(wide, self.size, out)
 
 
 @final

@@ -31,6 +31,11 @@ def hash_integers(values: NDArray[np.int64]) -> NDArray[np.uint64]:
     return hashes
 
 
+def hash_into_rows(keys: NDArray[np.int64], size: int, out: NDArray[np.int64]) -> None:
+    """Write 1 + hash mod (size - 1) of each integer to `out`."""
+    _hash_into_rows(keys, np.uint64(size - 1), out)
+
+
 def hash_strings(strings: pa.Array) -> NDArray[np.uint64]:
     """Return the hash of each string of an Arrow array; a null hashes as the empty string."""
     strings = strings.cast(pa.large_string())
@@ -47,6 +52,12 @@ def hash_strings(strings: pa.Array) -> NDArray[np.uint64]:
 def _hash_integers(values, hashes):  # type: ignore[no-untyped-def]
     for i in range(values.shape[0]):
         hashes[i] = mix(np.uint64(values[i]))
+
+
+@numba.njit(nogil=True, cache=True)
+def _hash_into_rows(keys, modulus, out):  # type: ignore[no-untyped-def]
+    for i in range(keys.shape[0]):
+        out[i] = np.int64(mix(np.uint64(keys[i])) % modulus) + 1
 
 
 @numba.njit(nogil=True, cache=True)

@@ -3,17 +3,18 @@
 Shuffling is by (seed, epoch): the row groups of the range are permuted, joined into windows of
 about `window_bytes` decoded bytes, and the rows within a window are permuted. A range that fits one
 window is shuffled fully. Which rows are in batch k depends on nothing else, so `start` jumps:
-windows before it are never decoded. Memory is about two windows and the queue, however large the
-log.
+windows before it are never decoded.
+
+One thread decodes row groups ahead, one encodes them into the window, two gather batches from it.
+Memory is one window, a few decoded row groups and the queue of batches, however large the log.
 """
 
 from __future__ import annotations
 
 import queue
 import threading
-from collections import deque
 from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple, final
 
@@ -24,7 +25,7 @@ from cuesta.data.batch import RankingBatch
 from cuesta.data.columns import Column
 from cuesta.data.encoders import Encoders
 from cuesta.data.log import Log, read_sound
-from cuesta.data.rows import Rows, Window, batches_of
+from cuesta.data.rows import Rows, Window, batches_of, map_ahead
 from cuesta.data.schema import Schema
 
 WINDOW_BYTES = 256 * 2**20
@@ -100,15 +101,12 @@ class Reader:
 
     def _spans(self, order: Order) -> list[list[Span]]:
         """Return the windows as lists of spans."""
-        spans = [
-            Span(
-                number,
-                max(self.begin - group.first, 0),
-                min(self.end - group.first, group.num_rows),
-            )
-            for number, group in enumerate(self.log.groups)
-            if group.first < self.end and self.begin < group.first + group.num_rows
-        ]
+        spans = []
+        for number, group in enumerate(self.log.groups):
+            begin = max(self.begin - group.first, 0)
+            end = min(self.end - group.first, group.num_rows)
+            if begin < end:
+                spans.append(Span(number, begin, end))
         if order.seed is None:
             return [[span] for span in spans]
         most = order.window_bytes / max(self.log.bytes_per_row(self.schema.columns()), 1)
@@ -125,18 +123,16 @@ class Reader:
 
     def _read(self, spans: Sequence[Span]) -> Iterator[dict[str, Column]]:
         """Yield each span's columns, while the spans after it are being decoded."""
-        with ThreadPoolExecutor(max_workers=1) as decoder:
-            ahead: deque[Future[dict[str, Column]]] = deque()
-            for position, (_, begin, end) in enumerate(spans):
-                for after in spans[position + len(ahead) : position + 1 + _GROUPS_AHEAD]:
-                    ahead.append(decoder.submit(read_sound, self.log, after.group, self.schema))
-                columns = ahead.popleft().result()
-                yield {name: column.rows(begin, end) for name, column in columns.items()}
+
+        def read(span: Span) -> dict[str, Column]:
+            columns = read_sound(self.log, span.group, self.schema)
+            return {name: column.rows(span.begin, span.end) for name, column in columns.items()}
+
+        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="cuesta-decode") as decoder:
+            yield from map_ahead(decoder, read, spans, ahead=_GROUPS_AHEAD)
 
 
-def prefetch(
-    batches: Generator[RankingBatch, None, None], *, ahead: int
-) -> Generator[RankingBatch]:
+def prefetch(batches: Generator[RankingBatch], *, ahead: int) -> Generator[RankingBatch]:
     """Yield `batches` while a thread makes up to `ahead` of them in advance.
 
     The thread starts with the first `next`; an exception in it is raised here; closing the iterator

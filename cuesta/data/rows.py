@@ -11,9 +11,13 @@ cutting histories copies nothing.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple, final
+from functools import partial
+from itertools import pairwise
+from typing import NamedTuple, TypeVar, final
 
 import numba
 import numpy as np
@@ -26,6 +30,8 @@ from cuesta.data.encoders import Encoders, group_keys
 from cuesta.data.schema import Feature, Schema
 from cuesta.ragged import RaggedFeatures
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 _BLOCK = 64
 _NUM_FIXED = 2  # columns of `integers` before the ids: user, time
 
@@ -80,7 +86,7 @@ class Buffer:
         """Return `length` new entries at the end, to be written."""
         begin, self.length = self.length, self.length + length
         if self.length > self._held.shape[0]:
-            capacity = self.length + self.length // 4
+            capacity = 4 * self.length  # what is not written to takes no memory
             grown = np.empty((capacity, *self._held.shape[1:]), self._held.dtype)
             grown[:begin] = self._held[:begin]
             self._held = grown
@@ -194,24 +200,43 @@ def gather(rows: Rows, order: NDArray[np.int64]) -> RankingBatch:
 
 def batches_of(
     windows: Iterable[tuple[Rows, NDArray[np.int64]]], batch_size: int, *, drop_last: bool = False
-) -> Generator[RankingBatch, None, None]:
+) -> Generator[RankingBatch]:
     """Yield batches of the rows that each window holds, in the order it gives.
 
-    A batch may span windows; only the last one is short.
+    A batch may span windows; only the last one is short. Two threads gather, and none of them looks
+    into a window when the next one is asked for.
     """
     pending: list[RankingBatch] = []
     missing = batch_size
-    for rows, order in windows:
-        position = 0
-        while position < len(order):
-            pending.append(gather(rows, order[position : position + missing]))
-            position += pending[-1].num_rows
-            missing -= pending[-1].num_rows
-            if missing == 0:
-                yield _join_batches(pending)
-                pending, missing = [], batch_size
+    with ThreadPoolExecutor(max_workers=2, thread_name_prefix="cuesta-gather") as gatherers:
+        for rows, order in windows:
+            begins = [0, *range(missing, len(order), batch_size)]
+            pieces = [order[begin:end] for begin, end in pairwise([*begins, len(order)])]
+            for part in map_ahead(gatherers, partial(gather, rows), pieces, ahead=2):
+                pending.append(part)
+                missing -= part.num_rows
+                if missing == 0:
+                    yield _join_batches(pending)
+                    pending, missing = [], batch_size
     if pending and not drop_last:
         yield _join_batches(pending)
+
+
+def map_ahead(
+    threads: ThreadPoolExecutor,
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    *,
+    ahead: int,
+) -> Iterator[Result]:
+    """Yield the function of each item, in order, while `threads` work on the next `ahead`."""
+    futures: deque[Future[Result]] = deque()
+    for item in items:
+        futures.append(threads.submit(function, item))
+        if len(futures) > ahead:
+            yield futures.popleft().result()
+    while futures:
+        yield futures.popleft().result()
 
 
 def _join_batches(parts: Sequence[RankingBatch]) -> RankingBatch:

@@ -59,6 +59,7 @@ class EmbeddingBags(nn.Module):
     State-dict keys are `tables.<name>` [num_rows, dim], the optimiser's `moments.<name>.first` and
     `.second`, and `updates`, the number of updates so far: all that an exact resume needs.
 
+    >>> from cuesta.ops import RowwiseAdagrad
     >>> bags = EmbeddingBags([Table(name="item", num_rows=5, dim=2, pooled=("item",))], RowwiseAdagrad(lr=0.1))
     >>> batch = RaggedFeatures.from_ragged({"item": Ragged.from_lengths(torch.tensor([1, 4]), [2, 0])})
     >>> out = bags(batch)

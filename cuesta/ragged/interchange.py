@@ -60,7 +60,7 @@ def from_arrow(array: pyarrow.ListArray | pyarrow.LargeListArray) -> Ragged:
     if array.null_count:
         row = array.is_null().to_pylist().index(True)
         raise ValueError(f"row {row} is null; an empty row is written as an empty list")
-    offsets = torch.from_numpy(array.offsets.to_numpy(zero_copy_only=True)).long()
+    offsets = _tensor_of_arrow(array.offsets).long()
     begin, end = int(offsets[0]), int(offsets[-1])
     values = array.values.slice(begin, end - begin)
     if values.null_count:

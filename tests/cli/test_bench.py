@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cuesta.cli.bench import BENCHES, dlrm, embedding_bag, peers, run_bench
-from cuesta.cli.bench.bags import CUESTA, TORCH, BagCase, CuestaOps
+from cuesta.cli.bench.bags import CUESTA, TORCH, CuestaOps
 from cuesta.cli.bench.harness import (
     Contender,
     Findings,
@@ -21,8 +21,7 @@ from cuesta.cli.bench.harness import (
     time_rows,
 )
 from cuesta.cli.bench.ids import IdBatch
-from cuesta.cli.bench.models import TORCH_MODEL, CuestaModel, ModelCase
-from cuesta.cli.bench.reader import prove as prove_reader
+from cuesta.cli.bench.models import TORCH_MODEL, CuestaModel, DenseOptimizer, ModelCase
 from cuesta.errors import UserError
 
 QUICK = Settings(quick=True)
@@ -60,12 +59,13 @@ class _Careless(CuestaOps):  # type: ignore[misc]
 
     def step(self, batch: IdBatch, grad: Tensor) -> Tensor:
         """Do the forward alone."""
+        del grad
         return self.forward(batch)
 
 
 def test_our_wrong_answer_stops_the_bench_before_any_time() -> None:
     broken = CUESTA._replace(build=_Careless)
-    with pytest.raises(WrongAnswerError, match=r"table 0 has max error .*no time is printed"):
+    with pytest.raises(WrongAnswerError, match=r"output 1 has max error .*no time is printed"):
         embedding_bag.measure(QUICK, [broken])
 
 
@@ -81,8 +81,8 @@ def test_a_wrong_peer_is_named_and_not_timed() -> None:
 def test_a_model_with_another_learning_rate_is_not_equal() -> None:
     case = ModelCase(name="", num_tables=2, rows=50, dim=4, bottom=(8,), top=(8,), num_dense=3)
 
-    def build(case: ModelCase, dense: str) -> CuestaModel:
-        model = CuestaModel(case, "sgd")
+    def build(case: ModelCase, dense: DenseOptimizer) -> CuestaModel:
+        model = CuestaModel(case, dense)
         model.optimizer.param_groups[0]["lr"] *= 1.01
         return model
 

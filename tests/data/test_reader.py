@@ -124,6 +124,19 @@ def test_a_shuffled_row_is_the_same_row(data: RankingData, window_bytes: int) ->
         assert equal(batch, same)
 
 
+def test_files_and_row_groups_without_rows_are_passed_over(tmp_path: Path) -> None:
+    frame = log_frame(120)
+    table = frame.to_arrow()
+    pieces = (0, 40), (40, 40), (40, 120), (120, 120)
+    for number, (begin, end) in enumerate(pieces):
+        write_columns(table.slice(begin, end - begin), tmp_path / f"{number}.parquet")
+    data = open_ranking_data(tmp_path, log_schema(dense=("price", "age", "row")))
+    for seed in (None, 0):
+        batches = list(data.batches("train", batch_size=36, seed=seed))
+        assert [batch.num_rows for batch in batches] == [36, 36]
+        assert sorted(row_numbers(iter(batches))) == list(range(72))
+
+
 def test_small_data_is_shuffled_fully(data: RankingData) -> None:
     """Without windows, rows of one row group are spread over the epoch."""
     rows = np.array(row_numbers(data.batches("train", batch_size=50, seed=0)))

@@ -32,7 +32,7 @@ def make(
     lengths = torch.randint(0, 5, (len(layout.features), num_rows), generator=generator)
     if num_rows:
         lengths[:, -1] = 0
-        lengths[0, 0] = 60
+        lengths[0, 0] = 600
     ids = [
         torch.randint(0, layout.rows[table], (int(lengths[f].sum()),), generator=generator)
         for f, table in enumerate(layout.features)

@@ -62,6 +62,41 @@ class Encoded(NamedTuple):
 
 
 @final
+class Standardise(nn.Module):
+    """Subtract the mean and divide by the deviation of all training rows seen so far, then clip.
+
+    Unlike a batch norm it depends on no other row of the batch, so a batch may be of one row.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("mean", torch.zeros(width, dtype=torch.float64))
+        self.register_buffer("variance", torch.ones(width, dtype=torch.float64))
+        self.count: Tensor
+        self.mean: Tensor
+        self.variance: Tensor
+
+    def forward(self, dense: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
+        """Return the standardised columns; in training, take the rows into the statistics first."""
+        if self.training and dense.shape[0]:
+            self._take_in(dense.detach().double())
+        scale = (self.variance + 1e-12).rsqrt()
+        return ((dense - self.mean) * scale).clamp(-CLIP, CLIP).to(dense.dtype)
+
+    def _take_in(self, dense: Tensor) -> None:
+        """Merge a batch's moments into the running ones (Chan et al., 1979)."""
+        total = self.count + dense.shape[0]
+        share = dense.shape[0] / total
+        shift = dense.mean(0) - self.mean
+        variance = dense.var(0, correction=0)
+        self.variance.lerp_(variance, share)
+        self.variance += shift.square() * share * (1 - share)
+        self.mean += shift * share
+        self.count.copy_(total)
+
+
+@final
 class Inputs(nn.Module):
     """Turn a `RankingBatch` into `Encoded` vectors."""
 
@@ -101,7 +136,7 @@ class Inputs(nn.Module):
             storage=config.storage,
             seed=seed,
         )
-        self.standardise = nn.BatchNorm1d(len(schema.dense), affine=False, momentum=None)
+        self.standardise = Standardise(len(schema.dense))
         self.target_places = [self.tables.pooled_keys.index(name) for name in config.target]
         self.history_width = 0
         if self.attended:
@@ -121,7 +156,7 @@ class Inputs(nn.Module):
         """Return the batch's vectors."""
         dense = batch.dense
         if dense.shape[1]:
-            dense = self.standardise(dense).clamp(-CLIP, CLIP)
+            dense = self.standardise(dense)
         vectors = self.tables(batch.features).view(-1, self.num_vectors, self.config.dim)
         history = vectors.new_zeros(vectors.shape[0], 0)
         if self.attended:

@@ -77,3 +77,15 @@ def dlrm_stream() -> Recipe:
         optim=OptimConfig(lr=1e-3, schedule="linear", warmup_steps=100),
         loop=LoopConfig(epochs=1, evaluate_every=200),
     )
+
+
+def dlrm_log() -> Recipe:
+    """Return DLRM for a log of one's own, `--task.data FOLDER`: all its features, histories by their mean."""
+    task = RankingTaskConfig(data="stream.mini", model=DLRMConfig(), batch_size=1024)
+    return replace(dlrm_stream(), name="dlrm.log", task=task)
+
+
+def dcnv2_log() -> Recipe:
+    """Return DCNv2 for a log of one's own, `--task.data FOLDER`: all its features, histories by their mean."""
+    task = RankingTaskConfig(data="stream.mini", model=DCNv2Config(), batch_size=1024)
+    return replace(dlrm_stream(), name="dcnv2.log", task=task)
