@@ -8,7 +8,7 @@ import json
 import sys
 from pathlib import Path
 
-from cuesta.data.registry import DATA_SETS, data_root, get_data_set
+from cuesta.data.registry import DATA_SETS, get_data_set
 from cuesta.errors import UserError
 
 STREAM_NAMES = {
@@ -35,11 +35,11 @@ def make(options: argparse.Namespace) -> int:
     """Generate a stream and print the best that any model can reach on it."""
     if options.name not in STREAM_NAMES:
         raise UserError(f"no stream {options.name!r}; choose one of {', '.join(STREAM_NAMES)}")
-    from cuesta.data.streams import StreamConfig, write_stream
+    from cuesta.data.streams import StreamConfig, stream_folder, write_stream
 
     size = options.name.removeprefix("stream.")
     config = dataclasses.replace(getattr(StreamConfig, size)(), seed=options.seed)
-    folder = Path(options.out) if options.out else data_root() / options.name
+    folder = Path(options.out) if options.out else stream_folder(options.name)
     best = write_stream(config, folder)
     if options.json:
         splits = {split: bayes._asdict() for split, bayes in best.items()}

@@ -35,11 +35,13 @@ from cuesta.data.batch import RankingBatch
 from cuesta.data.columns import columns_of
 from cuesta.data.encoders import fit_encoders
 from cuesta.data.files import atomic_folder
+from cuesta.data.registry import data_root
 from cuesta.data.rows import Rows, Window, batches_of
 from cuesta.data.schema import SPLITS, Feature, Schema, save_schema, split_bounds
 from cuesta.errors import UserError
 
 ROW_GROUP = 65_536
+VERSION = 1  # of what a config generates; kept streams of another version are not used
 START_S = 1_700_000_000
 
 
@@ -182,6 +184,11 @@ def write_stream(
         }
         (temporary / "stream.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
     return best
+
+
+def stream_folder(name: str) -> Path:
+    """Return where the stream `stream.mini`, `stream.small` or `stream.large` is kept."""
+    return data_root() / f"{name}.v{VERSION}"
 
 
 def entropy(probability: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -95,7 +95,7 @@ def test_batches_equal_a_naive_reading(frame: pl.DataFrame, data: RankingData, s
     assert begin == len(part)
 
 
-@given(st.integers(0, 9), st.integers(0, 3), st.integers(1, 130), st.integers(1, 10**5))
+@given(st.integers(0, 9), st.integers(0, 3), st.integers(16, 130), st.integers(1, 10**5))
 def test_a_shuffle_is_a_permutation(
     data: RankingData, seed: int, epoch: int, batch_size: int, window_bytes: int
 ) -> None:

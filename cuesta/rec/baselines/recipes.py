@@ -32,7 +32,10 @@ def dcnv2_ml100k() -> Recipe:
     return Recipe(
         name="dcnv2.ml100k",
         task=RankingTaskConfig(
-            data="ml-100k", model=DCNv2Config(inputs=ML_100K_INPUTS), batch_size=512
+            data="ml-100k",
+            model=DCNv2Config(inputs=ML_100K_INPUTS),
+            batch_size=512,
+            slices=("item_log_count", "neighbour_residual"),
         ),
         optim=OptimConfig(lr=2e-3, weight_decay=1e-2, schedule="linear", warmup_steps=50),
         loop=LoopConfig(epochs=1, evaluate_every=52),

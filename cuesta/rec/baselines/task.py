@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from cuesta.data.batch import RankingBatch
 from cuesta.data.ranking import RankingData, open_ranking_data
 from cuesta.data.registry import DATA_SETS, data_root, get_data_set
-from cuesta.data.streams import StreamConfig, write_stream
+from cuesta.data.streams import StreamConfig, stream_folder, write_stream
 from cuesta.engine.metrics import RankingMetrics
 from cuesta.engine.ranking_report import buckets, ranking_evaluation
 from cuesta.engine.task import Evaluation
@@ -114,7 +114,7 @@ def open_data(source: str) -> RankingData:
             raise UserError(
                 f"no stream {source!r}; choose one of {', '.join(f'stream.{s}' for s in STREAMS)}"
             )
-        folder = data_root() / source
+        folder = stream_folder(source)
         if not folder.exists():
             write_stream(STREAMS[size](), folder)
         return open_ranking_data(folder, cache_folder=cache)
