@@ -16,7 +16,7 @@ from numba.core import cgutils
 from numba.core.datamodel import models
 from numba.extending import intrinsic, lower_builtin, register_model, type_callable
 
-from cuesta.ops.numba_support import inner
+from cuesta.ops.numba_support import inlined
 
 WIDTH = 16
 _FLOATS = ir.VectorType(ir.FloatType(), WIDTH)
@@ -45,6 +45,16 @@ class LanesModel(models.PrimitiveModel):
 def zeros(typing_context):
     """Return sixteen zeros."""
     return lanes(), lambda context, builder, signature, arguments: ir.Constant(_FLOATS, None)
+
+
+@intrinsic
+def at(typing_context, array, index):
+    """Return array[index] of a contiguous array, without Numba's check for an index from the end."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.load(_pointer(context, builder, signature, arguments))
+
+    return array.dtype(array, types.intp), generate
 
 
 @intrinsic
@@ -126,7 +136,7 @@ def store_part(typing_context, array, index, value, count):
     return types.void(array, types.intp, lanes, types.intp), generate
 
 
-@inner
+@inlined
 def load_upto(array, index, count):
     """Return up to sixteen elements, `count` of them, followed by zeros."""
     if count >= 16:
@@ -134,7 +144,7 @@ def load_upto(array, index, count):
     return load_part(array, index, count)
 
 
-@inner
+@inlined
 def store_upto(array, index, value, count):
     """Write the first `count` lanes, at most sixteen."""
     if count >= 16:

@@ -38,6 +38,8 @@ FLAGS = {
 
 kernel = numba.njit(parallel=True, cache=True, nogil=True, fastmath=FLAGS, error_model="numpy")
 inner = numba.njit(cache=True, nogil=True, fastmath=FLAGS, error_model="numpy")
+# In the hottest loops: a call that LLVM does not inline passes its lanes through memory.
+inlined = numba.njit(cache=True, nogil=True, fastmath=FLAGS, error_model="numpy", inline="always")
 
 
 def view(tensor: Tensor) -> np.ndarray:

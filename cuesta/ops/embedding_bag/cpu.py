@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cuesta.ops.lanes import load, load_upto, prefetch, spread, store, store_upto, total, zeros
-from cuesta.ops.numba_support import balanced_start, inner, kernel, num_threads, view
+from cuesta.ops.lanes import at, load, load_upto, prefetch, spread, store, store_upto, total, zeros
+from cuesta.ops.numba_support import balanced_start, inlined, inner, kernel, num_threads, view
 
 AHEAD = 24  # ids between asking for a row and adding it
 TASKS_PER_THREAD = 8
@@ -60,16 +60,16 @@ def _first_outside(ids, begin, end, rows):
     return -1
 
 
-@inner
+@inlined
 def _ask_for_rows(weight, ids, begin, end, start, dim):
     line = 64 // weight.itemsize
     for i in range(begin, end):
-        row = start + np.int64(ids[i]) * dim
+        row = start + np.int64(at(ids, i)) * dim
         for j in range(0, dim, line):
             prefetch(weight, row + j)
 
 
-@inner
+@inlined
 def _sum_bag(weight, ids, scales, begin, end, start, dim, common, out, place):
     """Write the weighted sum of a bag's rows to out[place : place + dim], 64 or 16 columns at a
     time.
@@ -80,8 +80,8 @@ def _sum_bag(weight, ids, scales, begin, end, start, dim, common, out, place):
     while column + 64 <= dim:
         a, b, c, d = zeros(), zeros(), zeros(), zeros()
         for i in range(begin, end):
-            row = start + np.int64(ids[i]) * dim + column
-            scale = spread(scales[i]) if weighted else spread(np.float32(1.0))
+            row = start + np.int64(at(ids, i)) * dim + column
+            scale = spread(at(scales, i)) if weighted else spread(np.float32(1.0))
             a = a + scale * load(weight, row)
             b = b + scale * load(weight, row + 16)
             c = c + scale * load(weight, row + 32)
@@ -94,8 +94,8 @@ def _sum_bag(weight, ids, scales, begin, end, start, dim, common, out, place):
     while column < dim:
         a = zeros()
         for i in range(begin, end):
-            scale = spread(scales[i]) if weighted else spread(np.float32(1.0))
-            row = start + np.int64(ids[i]) * dim
+            scale = spread(at(scales, i)) if weighted else spread(np.float32(1.0))
+            row = start + np.int64(at(ids, i)) * dim
             a = a + scale * load_upto(weight, row + column, dim - column)
         store_upto(out, place + column, everywhere * a, dim - column)
         column += 16

@@ -19,10 +19,11 @@ from cuesta.ops.embedding_update.optimizers import (
     PARTIAL_ROWWISE_ADAM_CODE,
     ROWWISE_ADAGRAD_CODE,
 )
-from cuesta.ops.lanes import load, load_upto, prefetch, root, spread, store, store_upto, zeros
+from cuesta.ops.lanes import at, load, load_upto, prefetch, root, spread, store, store_upto, zeros
 from cuesta.ops.lanes import total as sum_of
 from cuesta.ops.numba_support import (
     balanced_start,
+    inlined,
     inner,
     kernel,
     narrow_random,
@@ -33,6 +34,10 @@ from cuesta.ops.numba_support import (
 
 DIGIT_BITS = 11
 AHEAD = 16  # occurrences between asking for a gradient and adding it
+SENTINELS = (
+    AHEAD + 1
+)  # entries of -1 after the last occurrence, so that looking ahead needs no bound
+LINE = 16  # float32 elements in a cache line
 TASKS_PER_THREAD = 8
 
 
@@ -70,20 +75,20 @@ def embedding_update(
 
 
 def _sorted_occurrences(rows: np.ndarray, num_rows: int, threads: int) -> tuple[np.ndarray, int]:
-    """Return (row << shift | occurrence) of every occurrence, ascending, and the shift."""
+    """Return (row << shift | occurrence) of every occurrence, ascending, then sentinels, and the shift."""
     shift = max(int(rows.size - 1).bit_length(), 1)
     row_bits = max(int(num_rows - 1).bit_length(), 1)
     if shift + row_bits > 63:
         raise ValueError(
             f"{rows.size} ids into {num_rows} rows do not fit in 63 bits; split the batch"
         )
-    packed = np.empty(rows.size, np.int64)
-    spare = np.empty(rows.size, np.int64)
+    packed = np.full(rows.size + SENTINELS, -1)
+    spare = np.full(rows.size + SENTINELS, -1)
     _pack(rows, shift, packed)
     for low in range(0, row_bits, DIGIT_BITS):
         digits = min(DIGIT_BITS, row_bits - low)
         counts = np.zeros((threads, 1 << digits), np.int64)
-        _radix_pass(packed, spare, shift + low, counts)
+        _radix_pass(packed[: rows.size], spare[: rows.size], shift + low, counts)
         packed, spare = spare, packed
     return packed, shift
 
@@ -115,13 +120,16 @@ def _pack(rows, shift, packed):
 
 @kernel
 def _radix_pass(source, target, low, counts):
-    """Sort stably by the digit at bit `low`; each thread counts, then scatters, its own stretch."""
+    """Sort stably by the digit at bit `low`; each thread counts, then scatters, its own stretch.
+
+    Indices are unsigned: for a signed one Numba would check whether it counts from the end.
+    """
     threads, radix = counts.shape
     mask = radix - 1
     for thread in numba.prange(threads):
         mine = counts[thread]
         for i in range(source.size * thread // threads, source.size * (thread + 1) // threads):
-            mine[(source[i] >> low) & mask] += 1
+            mine[np.uint64((at(source, i) >> low) & mask)] += 1
     place = 0
     for digit in range(radix):
         for thread in range(threads):
@@ -131,24 +139,53 @@ def _radix_pass(source, target, low, counts):
     for thread in numba.prange(threads):
         mine = counts[thread]
         for i in range(source.size * thread // threads, source.size * (thread + 1) // threads):
-            digit = (source[i] >> low) & mask
-            target[mine[digit]] = source[i]
+            key = at(source, i)
+            digit = np.uint64((key >> low) & mask)
+            target[np.uint64(mine[digit])] = key
             mine[digit] += 1
 
 
-@inner
-def _sum_gradients(order, begin, end, mask, slots, scales, grad, total, dim):
-    """Write the scaled sum of the gradients of occurrences order[begin:end] to `total`."""
+@inlined
+def _ask_for(order, i, shift, slots, grad, weight, first, second, table, code):
+    """Ask for the gradient of the occurrence at order[i], and for its row if it is the row's first in `table`."""
+    start, first_row, num_rows, dim = table
+    key = at(order, i)
+    if key < 0:
+        return
+    slot = at(slots, key & ((1 << shift) - 1))
+    for j in range(0, dim, LINE):
+        prefetch(grad, slot + j)
+    row = key >> shift
+    if row != at(order, i - 1) >> shift and row < first_row + num_rows:
+        place = start + (row - first_row) * dim
+        for j in range(0, dim, 64 // weight.itemsize):
+            prefetch(weight, place + j)
+        if code == ROWWISE_ADAGRAD_CODE:
+            prefetch(first, row)
+        elif code == PARTIAL_ROWWISE_ADAM_CODE:
+            prefetch(second, row)
+        if code in (ADAGRAD_CODE, PARTIAL_ROWWISE_ADAM_CODE):
+            for j in range(0, dim, LINE):
+                prefetch(first, place + j)
+
+
+@inlined
+def _sum_gradients(order, begin, shift, slots, scales, grad, total, dim):
+    """Write the scaled sum of the gradients of the row at order[begin], 64 or 16 columns at a time."""
+    mask = (1 << shift) - 1
+    row = at(order, begin) >> shift
     column = 0
     while column + 64 <= dim:
         a, b, c, d = zeros(), zeros(), zeros(), zeros()
-        for i in range(begin, end):
-            occurrence = order[i] & mask
-            slot, scale = slots[occurrence] + column, spread(scales[occurrence])
+        i = begin
+        while at(order, i) >> shift == row:
+            occurrence = at(order, i) & mask
+            slot, scale = at(slots, occurrence) + column, spread(at(scales, occurrence))
             a = a + scale * load(grad, slot)
             b = b + scale * load(grad, slot + 16)
             c = c + scale * load(grad, slot + 32)
             d = d + scale * load(grad, slot + 48)
+            i += 1
         store(total, column, a)
         store(total, column + 16, b)
         store(total, column + 32, c)
@@ -156,29 +193,29 @@ def _sum_gradients(order, begin, end, mask, slots, scales, grad, total, dim):
         column += 64
     while column < dim:
         a = zeros()
-        for i in range(begin, end):
-            occurrence = order[i] & mask
-            slot = slots[occurrence] + column
-            a = a + spread(scales[occurrence]) * load_upto(grad, slot, dim - column)
+        i = begin
+        while at(order, i) >> shift == row:
+            occurrence = at(order, i) & mask
+            slot = at(slots, occurrence) + column
+            a = a + spread(at(scales, occurrence)) * load_upto(grad, slot, dim - column)
+            i += 1
         store_upto(total, column, a, dim - column)
         column += 16
 
 
-@inner
-def _step_row(weight, place, g, first, second, row, code, scalars):
-    """Turn a row's gradient in `g` into its new weights, still float32, and move the row's
-    moments.
-    """
+@inlined
+def _step_row(weight, place, g, first, second, row, dim, code, scalars):
+    """Turn a row's gradient in `g` into its new weights, still float32, and move the row's moments."""
     lr, eps, beta1, beta2 = scalars[0], scalars[1], scalars[2], scalars[3]
     correction1, correction2, decay, is_decoupled = scalars[4], scalars[5], scalars[6], scalars[7]
     keep = spread(np.float32(1.0 - lr * decay if is_decoupled else 1.0))
     pull = spread(np.float32(0.0 if is_decoupled else decay))
     sums = zeros()
-    for j in range(0, g.size, 16):
-        pulled = load_upto(g, j, g.size - j) + pull * load_upto(weight, place + j, g.size - j)
+    for j in range(0, dim, 16):
+        pulled = load_upto(g, j, dim - j) + pull * load_upto(weight, place + j, dim - j)
         sums = sums + pulled * pulled
-        store_upto(g, j, pulled, g.size - j)
-    mean_square = np.float64(sum_of(sums)) / g.size
+        store_upto(g, j, pulled, dim - j)
+    mean_square = np.float64(sum_of(sums)) / dim
     rate = lr
     if code == ROWWISE_ADAGRAD_CODE:
         first[row] += mean_square
@@ -186,8 +223,8 @@ def _step_row(weight, place, g, first, second, row, code, scalars):
     elif code == PARTIAL_ROWWISE_ADAM_CODE:
         second[row] = beta2 * second[row] + (1.0 - beta2) * mean_square
         rate = lr / (np.sqrt(second[row] / correction2) + eps) / correction1
-    for j in range(0, g.size, 16):
-        left = g.size - j
+    for j in range(0, dim, 16):
+        left = dim - j
         direction = load_upto(g, j, left)
         if code == ADAGRAD_CODE:
             moment = load_upto(first, place + j, left) + direction * direction
@@ -197,38 +234,14 @@ def _step_row(weight, place, g, first, second, row, code, scalars):
             old = spread(np.float32(beta1)) * load_upto(first, place + j, left)
             direction = old + spread(np.float32(1.0 - beta1)) * direction
             store_upto(first, place + j, direction, left)
-        store_upto(
-            g,
-            j,
-            keep * load_upto(weight, place + j, left) - spread(np.float32(rate)) * direction,
-            left,
-        )
+        new = keep * load_upto(weight, place + j, left) - spread(np.float32(rate)) * direction
+        store_upto(g, j, new, left)
 
 
 @inner
-def _write_row(weight, place, new, key, is_random):
-    if is_random:
-        for j in range(new.size):
-            weight[place + j] = narrow_random(new[j], random_bits(key, place + j), weight)
-    else:
-        for j in range(0, new.size, 16):
-            store_upto(weight, place + j, load_upto(new, j, new.size - j), new.size - j)
-
-
-@inner
-def _ask_for(order, i, shift, slots, grad, weight, tables, table):
-    """Ask for the gradient of the occurrence at order[i], and for its row of table `table` if it is
-    the row's first.
-    """
-    slot = slots[order[i] & ((1 << shift) - 1)]
-    dim = tables[table, 3]
-    for j in range(0, dim, 16):
-        prefetch(grad, slot + j)
-    row = order[i] >> shift
-    if row != order[i - 1] >> shift and row < tables[table, 1] + tables[table, 2]:
-        place = tables[table, 0] + (row - tables[table, 1]) * dim
-        for j in range(0, dim, 64 // weight.itemsize):
-            prefetch(weight, place + j)
+def _write_random(weight, place, new, dim, key):
+    for j in range(dim):
+        weight[place + j] = narrow_random(new[j], random_bits(key, place + j), weight)
 
 
 @kernel
@@ -236,26 +249,30 @@ def _update(
     weight, first, second, tables, order, shift, slots, scales, grad, scratch, code, scalars, key, is_random
 ):  # fmt: skip
     num_tasks = scratch.shape[0]
-    mask = (1 << shift) - 1
+    size = order.size - SENTINELS
     for task in numba.prange(num_tasks):
-        i = order.size * task // num_tasks
-        last = order.size * (task + 1) // num_tasks
+        i = size * task // num_tasks
+        last = size * (task + 1) // num_tasks
         while 0 < i < last and order[i] >> shift == order[i - 1] >> shift:
             i += 1  # this row began in the task before
-        table = 0
+        number = 0
+        total = scratch[task]
         while i < last:
             row = order[i] >> shift
-            while row >= tables[table, 1] + tables[table, 2]:
-                table += 1
-            start, first_row, dim = tables[table, 0], tables[table, 1], tables[table, 3]
+            while row >= tables[number, 1] + tables[number, 2]:
+                number += 1
+            table = (tables[number, 0], tables[number, 1], tables[number, 2], tables[number, 3])
+            start, first_row, _, dim = table
             end = i
-            while end < order.size and order[end] >> shift == row:
-                if end + AHEAD < order.size:
-                    _ask_for(order, end + AHEAD, shift, slots, grad, weight, tables, table)
+            while at(order, end) >> shift == row:
+                _ask_for(order, end + AHEAD, shift, slots, grad, weight, first, second, table, code)
                 end += 1
-            total = scratch[task, :dim]
-            _sum_gradients(order, i, end, mask, slots, scales, grad, total, dim)
+            _sum_gradients(order, i, shift, slots, scales, grad, total, dim)
             place = start + (row - first_row) * dim
-            _step_row(weight, place, total, first, second, row, code, scalars)
-            _write_row(weight, place, total, key, is_random)
+            _step_row(weight, place, total, first, second, row, dim, code, scalars)
+            if is_random:
+                _write_random(weight, place, total, dim, key)
+            else:
+                for j in range(0, dim, 16):
+                    store_upto(weight, place + j, load_upto(total, j, dim - j), dim - j)
             i = end
