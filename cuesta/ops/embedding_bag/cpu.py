@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from cuesta.ops.lanes import at, load, load_upto, prefetch, spread, store, store_upto, total, zeros
-from cuesta.ops.numba_support import balanced_start, inlined, inner, kernel, num_threads, view
+from cuesta.ops.numba_support import balanced_start, inlined, kernel, num_threads, view
 
 AHEAD = 24  # ids between asking for a row and adding it
 TASKS_PER_THREAD = 8
@@ -52,21 +52,17 @@ def sample_weight_grad(
     return out
 
 
-@inner
-def _first_outside(ids, begin, end, rows):
-    for i in range(begin, end):
-        if ids[i] < 0 or ids[i] >= rows:
-            return i
-    return -1
-
-
 @inlined
-def _ask_for_rows(weight, ids, begin, end, start, dim):
+def _ask_for_rows(weight, ids, begin, end, start, rows, dim):
+    """Ask for the rows of ids begin .. end - 1; return how far that went, or -1 - i if ids[i] is out of range."""
     line = 64 // weight.itemsize
     for i in range(begin, end):
-        row = start + np.int64(at(ids, i)) * dim
+        row = np.int64(at(ids, i))
+        if row < 0 or row >= rows:
+            return -1 - i
         for j in range(0, dim, line):
-            prefetch(weight, row + j)
+            prefetch(weight, start + row * dim + j)
+    return max(begin, end)
 
 
 @inlined
@@ -107,25 +103,30 @@ def _pool(weight, ids, offsets, scales, grid, out, bad):
     num_rows, width = out.shape
     flat = out.reshape(num_rows * width)
     for task in numba.prange(num_tasks):
-        asked = 0  # ids before this one are known to be in range and their rows on their way
+        bag = balanced_start(offsets, task, num_tasks)
         last = balanced_start(offsets, task + 1, num_tasks)
-        for bag in range(balanced_start(offsets, task, num_tasks), last):
+        while bag < last and bad[task] < 0:
             feature = bag // num_rows
+            stop = min(last, (feature + 1) * num_rows)
             start, rows, dim = grid[feature, 0], grid[feature, 2], grid[feature, 3]
-            begin, end = offsets[bag], offsets[bag + 1]
-            asked = max(asked, begin)
-            ahead = min(end + AHEAD, offsets[(feature + 1) * num_rows])
-            outside = _first_outside(ids, asked, ahead, rows)
-            if outside >= 0:
-                bad[task] = outside
-                break
-            _ask_for_rows(weight, ids, asked, ahead, start, dim)
-            asked = max(asked, ahead)
-            common = np.float32(1.0)
-            if grid[feature, 5] == 1 and end > begin:
-                common = np.float32(1.0) / np.float32(end - begin)
+            is_mean = grid[feature, 5] == 1
             place = (bag - feature * num_rows) * width + grid[feature, 4]
-            _sum_bag(weight, ids, scales, begin, end, start, dim, common, flat, place)
+            asked = at(offsets, bag)  # ids before it are in range and their rows on their way
+            feature_end = at(offsets, (feature + 1) * num_rows)
+            while bag < stop:
+                begin, end = at(offsets, bag), at(offsets, bag + 1)
+                asked = _ask_for_rows(
+                    weight, ids, asked, min(end + AHEAD, feature_end), start, rows, dim
+                )
+                if asked < 0:
+                    bad[task] = -1 - asked
+                    break
+                common = np.float32(1.0)
+                if is_mean and end > begin:
+                    common = np.float32(1.0) / np.float32(end - begin)
+                _sum_bag(weight, ids, scales, begin, end, start, dim, common, flat, place)
+                place += width
+                bag += 1
 
 
 @kernel
@@ -140,14 +141,11 @@ def _gather(weight, ids, offsets, grid, out, bad):
             while i >= offsets[(feature + 1) * num_rows]:
                 feature += 1
             start, rows = grid[feature, 0], grid[feature, 2]
-            asked = max(asked, i)
             ahead = min(i + AHEAD, offsets[(feature + 1) * num_rows])
-            outside = _first_outside(ids, asked, ahead, rows)
-            if outside >= 0:
-                bad[task] = outside
+            asked = _ask_for_rows(weight, ids, max(asked, i), ahead, start, rows, dim)
+            if asked < 0:
+                bad[task] = -1 - asked
                 break
-            _ask_for_rows(weight, ids, asked, ahead, start, dim)
-            asked = max(asked, ahead)
             row = start + np.int64(ids[i]) * dim
             for column in range(0, dim, 16):
                 left = dim - column
