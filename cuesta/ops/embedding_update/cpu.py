@@ -84,12 +84,13 @@ def _sorted_occurrences(rows: np.ndarray, num_rows: int, threads: int) -> tuple[
         )
     packed = np.full(rows.size + SENTINELS, -1)
     spare = np.full(rows.size + SENTINELS, -1)
-    _pack(rows, shift, packed)
     for low in range(0, row_bits, DIGIT_BITS):
-        digits = min(DIGIT_BITS, row_bits - low)
-        counts = np.zeros((threads, 1 << digits), np.int64)
-        _radix_pass(packed[: rows.size], spare[: rows.size], shift + low, counts)
-        packed, spare = spare, packed
+        counts = np.zeros((threads, 1 << min(DIGIT_BITS, row_bits - low)), np.int64)
+        if low == 0:
+            _first_pass(rows, packed[: rows.size], shift, counts)
+        else:
+            _radix_pass(packed[: rows.size], spare[: rows.size], shift + low, counts)
+            packed, spare = spare, packed
     return packed, shift
 
 
@@ -113,9 +114,21 @@ def _locate(ids, offsets, given, grid, pooled_width, rows, slots, scales, num_ta
 
 
 @kernel
-def _pack(rows, shift, packed):
-    for i in numba.prange(rows.size):
-        packed[i] = (rows[i] << shift) | i
+def _first_pass(rows, target, shift, counts):
+    """Pack (row << shift | occurrence), sorted stably by the row's lowest digit; see `_radix_pass`."""
+    threads, radix = counts.shape
+    mask = radix - 1
+    for thread in numba.prange(threads):
+        mine = counts[thread]
+        for i in range(rows.size * thread // threads, rows.size * (thread + 1) // threads):
+            mine[np.uint64(at(rows, i) & mask)] += 1
+    _counts_to_places(counts)
+    for thread in numba.prange(threads):
+        mine = counts[thread]
+        for i in range(rows.size * thread // threads, rows.size * (thread + 1) // threads):
+            digit = np.uint64(at(rows, i) & mask)
+            target[np.uint64(mine[digit])] = (at(rows, i) << shift) | i
+            mine[digit] += 1
 
 
 @kernel
@@ -130,12 +143,7 @@ def _radix_pass(source, target, low, counts):
         mine = counts[thread]
         for i in range(source.size * thread // threads, source.size * (thread + 1) // threads):
             mine[np.uint64((at(source, i) >> low) & mask)] += 1
-    place = 0
-    for digit in range(radix):
-        for thread in range(threads):
-            count = counts[thread, digit]
-            counts[thread, digit] = place
-            place += count
+    _counts_to_places(counts)
     for thread in numba.prange(threads):
         mine = counts[thread]
         for i in range(source.size * thread // threads, source.size * (thread + 1) // threads):
@@ -143,6 +151,18 @@ def _radix_pass(source, target, low, counts):
             digit = np.uint64((key >> low) & mask)
             target[np.uint64(mine[digit])] = key
             mine[digit] += 1
+
+
+@inner
+def _counts_to_places(counts):
+    """Turn how often each thread met each digit into where its first one goes."""
+    threads, radix = counts.shape
+    place = 0
+    for digit in range(radix):
+        for thread in range(threads):
+            count = counts[thread, digit]
+            counts[thread, digit] = place
+            place += count
 
 
 @inlined
@@ -170,37 +190,46 @@ def _ask_for(order, i, shift, slots, grad, weight, first, second, table, code):
 
 
 @inlined
-def _sum_gradients(order, begin, shift, slots, scales, grad, total, dim):
-    """Write the scaled sum of the gradients of the row at order[begin], 64 or 16 columns at a time."""
+def _sum_gradients(
+    order, begin, shift, slots, scales, grad, total, weight, first, second, table, code
+):
+    """Write the scaled sum of the gradients of the row at order[begin] to `total`; return where the row ends.
+
+    64 or 16 columns at a time; the first pass asks for what comes AHEAD later.
+    """
     mask = (1 << shift) - 1
     row = at(order, begin) >> shift
+    dim = table[3]
+    end = begin
     column = 0
-    while column + 64 <= dim:
+    while column < dim:
         a, b, c, d = zeros(), zeros(), zeros(), zeros()
+        left = dim - column
         i = begin
         while at(order, i) >> shift == row:
+            if column == 0:
+                _ask_for(order, i + AHEAD, shift, slots, grad, weight, first, second, table, code)
             occurrence = at(order, i) & mask
             slot, scale = at(slots, occurrence) + column, spread(at(scales, occurrence))
-            a = a + scale * load(grad, slot)
-            b = b + scale * load(grad, slot + 16)
-            c = c + scale * load(grad, slot + 32)
-            d = d + scale * load(grad, slot + 48)
+            if left >= 64:
+                a = a + scale * load(grad, slot)
+                b = b + scale * load(grad, slot + 16)
+                c = c + scale * load(grad, slot + 32)
+                d = d + scale * load(grad, slot + 48)
+            else:
+                a = a + scale * load_upto(grad, slot, left)
             i += 1
-        store(total, column, a)
-        store(total, column + 16, b)
-        store(total, column + 32, c)
-        store(total, column + 48, d)
-        column += 64
-    while column < dim:
-        a = zeros()
-        i = begin
-        while at(order, i) >> shift == row:
-            occurrence = at(order, i) & mask
-            slot = at(slots, occurrence) + column
-            a = a + spread(at(scales, occurrence)) * load_upto(grad, slot, dim - column)
-            i += 1
-        store_upto(total, column, a, dim - column)
-        column += 16
+        end = i
+        if left >= 64:
+            store(total, column, a)
+            store(total, column + 16, b)
+            store(total, column + 32, c)
+            store(total, column + 48, d)
+            column += 64
+        else:
+            store_upto(total, column, a, left)
+            column += 16
+    return end
 
 
 @inlined
@@ -263,11 +292,9 @@ def _update(
                 number += 1
             table = (tables[number, 0], tables[number, 1], tables[number, 2], tables[number, 3])
             start, first_row, _, dim = table
-            end = i
-            while at(order, end) >> shift == row:
-                _ask_for(order, end + AHEAD, shift, slots, grad, weight, first, second, table, code)
-                end += 1
-            _sum_gradients(order, i, shift, slots, scales, grad, total, dim)
+            end = _sum_gradients(
+                order, i, shift, slots, scales, grad, total, weight, first, second, table, code
+            )
             place = start + (row - first_row) * dim
             _step_row(weight, place, total, first, second, row, dim, code, scalars)
             if is_random:
