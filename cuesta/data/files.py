@@ -21,6 +21,7 @@ from pathlib import Path
 from cuesta.errors import UserError
 
 _REMEDIES = {
+    errno.ENOENT: "the folder cannot be made there; choose another",
     errno.ENOSPC: "the disk is full; free some space or write to another one",
     errno.EDQUOT: "the disk quota is used up; free some space or write to another disk",
     errno.EFBIG: "the file-size limit is reached; raise it (ulimit -f) or write smaller files",

@@ -133,3 +133,11 @@ def test_killed_at_any_moment_and_resumed_the_losses_are_those_of_the_unbroken_r
 
 def num_lines(path: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def test_a_folder_that_cannot_be_made_is_named(capsys, tmp_path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    for out in ("/proc/nowhere/run", str(tmp_path / "file" / "run")):
+        status, error = status_and_error(capsys, "train", "dlrm.debug", "--out", out)
+        assert status == 2
+        assert "choose another" in error.splitlines()[-1]

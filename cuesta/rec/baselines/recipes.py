@@ -83,12 +83,16 @@ def dlrm_stream() -> Recipe:
 
 
 def dlrm_log() -> Recipe:
-    """Return DLRM for a log of one's own, `--task.data FOLDER`: all its features, histories by their mean."""
-    task = RankingTaskConfig(data="stream.mini", model=DLRMConfig(), batch_size=1024)
-    return replace(dlrm_stream(), name="dlrm.log", task=task)
+    """Return DLRM for a log of one's own, `--task.data FOLDER`: all its features, histories by mean."""
+    return Recipe(
+        name="dlrm.log",
+        task=RankingTaskConfig(data="stream.mini", model=DLRMConfig(dropout=0.1), batch_size=256),
+        optim=OptimConfig(lr=1e-3),
+        loop=LoopConfig(epochs=10, patience=2),
+    )
 
 
 def dcnv2_log() -> Recipe:
-    """Return DCNv2 for a log of one's own, `--task.data FOLDER`: all its features, histories by their mean."""
-    task = RankingTaskConfig(data="stream.mini", model=DCNv2Config(), batch_size=1024)
-    return replace(dlrm_stream(), name="dcnv2.log", task=task)
+    """Return DCNv2 for a log of one's own, `--task.data FOLDER`: all its features, histories by mean."""
+    task = RankingTaskConfig(data="stream.mini", model=DCNv2Config(), batch_size=256)
+    return replace(dlrm_log(), name="dcnv2.log", task=task)
