@@ -70,7 +70,9 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--split", default="test", help="validation or test (%(default)s)")
 
     _data_verbs(_verb(verbs, "data", "get, make or check data", has_json=False))
-    bench = _verb(verbs, "bench", "time cuesta and its peers, after proving the answers right")
+    summary = "time cuesta and its peers, after proving the answers right"
+    bench = _verb(verbs, "bench", summary, has_json=False)
+    bench.add_argument("--json", metavar="FILE", help="write the result as JSON to this file")
     bench.add_argument("name", nargs="?", help="which; without it, they are listed")
     bench.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
     bench.add_argument(
@@ -103,12 +105,7 @@ def _verb(
 ) -> argparse.ArgumentParser:
     parser = verbs.add_parser(name, help=summary, description=summary, add_help=add_help)
     if has_json:
-        bench = name == "bench"
-        parser.add_argument(
-            "--json",
-            help="write the result as JSON to this file" if bench else "print the result as JSON",
-            **({"metavar": "FILE"} if bench else {"action": "store_true"}),  # type: ignore[arg-type]
-        )
+        parser.add_argument("--json", action="store_true", help="print the result as JSON")
     return parser
 
 
