@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 import cuesta
+from cuesta.cli import THREAD_ENVIRONMENT
 from cuesta.errors import UserError
 
 EPILOGUE = """\
@@ -22,8 +23,8 @@ cuesta bench embedding_bag               time the kernels against their peers
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its status: 0, 1 for a failed check, 2 for a mistake."""
-    # Threads that wait without spinning leave the other cores to the reader and to other programs.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.update({**THREAD_ENVIRONMENT, **os.environ})
     parser = build_parser()
     options, rest = parser.parse_known_args(arguments)
     if rest and options.verb != "train":

@@ -2,14 +2,13 @@
 histories.
 """
 
-from cuesta.nn.dense import MLP, CrossNetwork, DotInteraction
+from cuesta.nn.dense import MLP, CrossNetwork
 from cuesta.nn.embedding import EmbeddingBags, Storage, Table
 from cuesta.nn.history import TargetAttention, ragged_softmax
 
 __all__ = [
     "MLP",
     "CrossNetwork",
-    "DotInteraction",
     "EmbeddingBags",
     "Storage",
     "Table",

@@ -1,6 +1,4 @@
-"""Dense layers that several rankers share: the MLP, DCNv2's cross network, DLRM's dot
-interaction.
-"""
+"""Dense layers that several rankers share: the MLP and DCNv2's cross network."""
 
 from __future__ import annotations
 
@@ -51,22 +49,3 @@ class CrossNetwork(nn.Module):
         for layer in self.layers:
             crossed = torch.addcmul(crossed, features, layer(crossed))
         return crossed
-
-
-@final
-class DotInteraction(nn.Module):
-    """Return the dot product of every pair of F vectors (DLRM, Naumov et al., 2019, section 2.2).
-
-    [B, F, D] in, [B, F (F - 1) / 2] out, pairs in row-major order of the strict lower triangle.
-    """
-
-    def __init__(self, num_vectors: int) -> None:
-        super().__init__()
-        pairs = torch.tril_indices(num_vectors, num_vectors, offset=-1)
-        self.register_buffer("pairs", pairs[0] * num_vectors + pairs[1], persistent=False)
-        self.pairs: Tensor
-
-    def forward(self, vectors: Float[Tensor, "B F D"]) -> Float[Tensor, "B pairs"]:
-        """Return the pairwise dot products."""
-        products = torch.bmm(vectors, vectors.transpose(1, 2))  # [B, F, F]
-        return products.flatten(1).index_select(1, self.pairs)

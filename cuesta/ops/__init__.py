@@ -5,6 +5,7 @@
 """
 
 from cuesta.ops.bodies import force_body
+from cuesta.ops.dot_interaction import dot_interaction
 from cuesta.ops.embedding_bag import TableLayout, embedding_bag, embedding_rows
 from cuesta.ops.embedding_update import (
     SGD,
@@ -28,6 +29,7 @@ __all__ = [
     "TableLayout",
     "TableOptimizer",
     "TableState",
+    "dot_interaction",
     "embedding_bag",
     "embedding_rows",
     "embedding_update",

@@ -12,7 +12,6 @@ import operator
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.core.datamodel import models
 from numba.extending import intrinsic, lower_builtin, register_model, type_callable
 
@@ -20,6 +19,7 @@ from cuesta.ops.numba_support import inlined
 
 WIDTH = 16
 _FLOATS = ir.VectorType(ir.FloatType(), WIDTH)
+_NAMES = {types.float32: "v16f32", types.int16: "v16f16", types.uint16: "v16i16"}
 _BYTE_POINTER = ir.IntType(8).as_pointer()
 
 
@@ -79,16 +79,25 @@ def load_part(typing_context, array, index, count):
     def generate(context, builder, signature, arguments):
         stored = signature.args[0].dtype
         vector = ir.VectorType(_element(stored), WIDTH)
-        pointer = _pointer(context, builder, signature, arguments)
-        pointer = builder.bitcast(pointer, vector.element.as_pointer())
-        result = cgutils.alloca_once_value(builder, ir.Constant(vector, None))
-        with cgutils.for_range(builder, arguments[2]) as loop:
-            one = builder.load(builder.gep(pointer, [loop.index]))
-            place = builder.trunc(loop.index, ir.IntType(32))
-            builder.store(builder.insert_element(builder.load(result), one, place), result)
-        return _widened(builder, builder.load(result), stored)
+        pointer = builder.bitcast(
+            _pointer(context, builder, signature, arguments), vector.as_pointer()
+        )
+        align = ir.IntType(32)(stored.bitwidth // 8)
+        given = [pointer, align, _first(builder, arguments[2]), ir.Constant(vector, None)]
+        kind = ir.FunctionType(vector, [value.type for value in given])
+        function = _declared(builder, f"llvm.masked.load.{_NAMES[stored]}.p0", kind)
+        return _widened(builder, builder.call(function, given), stored)
 
     return lanes(array, types.intp, types.intp), generate
+
+
+def _first(builder, count):
+    """Return the mask of the first `count` lanes."""
+    numbers = ir.Constant(ir.VectorType(count.type, WIDTH), list(range(WIDTH)))
+    one = builder.insert_element(ir.Constant(numbers.type, ir.Undefined), count, ir.IntType(32)(0))
+    everywhere = ir.Constant(ir.VectorType(ir.IntType(32), WIDTH), None)
+    counts = builder.shuffle_vector(one, ir.Constant(numbers.type, ir.Undefined), everywhere)
+    return builder.icmp_signed("<", numbers, counts)
 
 
 def _element(stored):
@@ -125,12 +134,15 @@ def store_part(typing_context, array, index, value, count):
     """Write the first `count` lanes, fewer than sixteen."""
 
     def generate(context, builder, signature, arguments):
-        value = _narrowed(builder, arguments[2], signature.args[0].dtype)
+        stored = signature.args[0].dtype
+        value = _narrowed(builder, arguments[2], stored)
         pointer = _pointer(context, builder, signature, arguments)
-        pointer = builder.bitcast(pointer, value.type.element.as_pointer())
-        with cgutils.for_range(builder, arguments[3]) as loop:
-            place = builder.trunc(loop.index, ir.IntType(32))
-            builder.store(builder.extract_element(value, place), builder.gep(pointer, [loop.index]))
+        pointer = builder.bitcast(pointer, value.type.as_pointer())
+        align = ir.IntType(32)(stored.bitwidth // 8)
+        given = [value, pointer, align, _first(builder, arguments[3])]
+        kind = ir.FunctionType(ir.VoidType(), [value.type for value in given])
+        function = _declared(builder, f"llvm.masked.store.{_NAMES[stored]}.p0", kind)
+        builder.call(function, given)
         return context.get_dummy_value()
 
     return types.void(array, types.intp, lanes, types.intp), generate

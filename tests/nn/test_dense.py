@@ -2,7 +2,7 @@
 
 import torch
 
-from cuesta.nn import MLP, CrossNetwork, DotInteraction
+from cuesta.nn import MLP, CrossNetwork
 
 
 def test_cross_network_is_its_formula() -> None:
@@ -12,13 +12,6 @@ def test_cross_network_is_its_formula() -> None:
         for layer in cross.layers:
             x = x0 * layer(x) + x
         torch.testing.assert_close(cross(x0), x)
-
-
-def test_dot_interaction_takes_every_pair_once() -> None:
-    vectors = torch.randn(2, 4, 3)
-    pairs = [(i, j) for i in range(4) for j in range(i)]
-    expected = torch.stack([(vectors[:, i] * vectors[:, j]).sum(1) for i, j in pairs], 1)
-    torch.testing.assert_close(DotInteraction(4)(vectors), expected)
 
 
 def test_mlp_ends_linear() -> None:

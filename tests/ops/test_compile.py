@@ -9,7 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from cuesta.ops import TableLayout, embedding_bag, embedding_rows, pad, segment_reduce, unpad
+from cuesta.ops import (
+    TableLayout,
+    dot_interaction,
+    embedding_bag,
+    embedding_rows,
+    pad,
+    segment_reduce,
+    unpad,
+)
 from cuesta.ragged import Ragged
 
 LAYOUT = TableLayout(rows=(7, 5), dims=(4, 4), features=(0, 1), poolings=("sum", "mean"))
@@ -27,9 +35,22 @@ def samples() -> dict[str, tuple[object, ...]]:
     """Return arguments of every registered op."""
     grid, tables, width = LAYOUT.grid, LAYOUT.tables, LAYOUT.width
     winner = torch.tensor([[0, 1], [-1, -1], [4, 2]])
-    update = [IDS, IDS * 4, torch.ones(6), numbers(24), 2, [0.1, 1e-8, 0, 0, 1, 1, 0, 0], 7]
+    sources = torch.arange(6, dtype=torch.int32)
+    update = [
+        IDS,
+        sources,
+        IDS * 4,
+        torch.ones(6),
+        numbers(24),
+        2,
+        [0.1, 1e-8, 0, 0, 1, 1, 0, 0],
+        7,
+    ]
     storage = numbers(LAYOUT.storage)
+    vectors = (numbers(3, 4, learns=True), numbers(3, 2, 4, learns=True))
     return {
+        "dot_interaction": vectors,
+        "dot_interaction_backward": (numbers(3, 7), *(each.detach() for each in vectors)),
         "segment_sum": (numbers(5, 2, learns=True), OFFSETS, True),
         "segment_sum_backward": (numbers(3, 2, learns=True), OFFSETS, 5, True),
         "segment_max": (numbers(5, 2, learns=True), OFFSETS),
@@ -78,6 +99,13 @@ def test_embedding_bag_compiles_without_a_graph_break() -> None:
     assert_compiles(run, numbers(6, learns=True), numbers(LAYOUT.storage))
 
 
+def test_dot_interaction_compiles_without_a_graph_break() -> None:
+    def run(dense: Tensor, sparse: Tensor) -> Tensor:
+        return dot_interaction(dense.sin(), sparse).square()
+
+    assert_compiles(run, numbers(3, 4, learns=True), numbers(3, 2, 4))
+
+
 def assert_compiles(run: Callable[..., Tensor], leaf: Tensor, other: Tensor) -> None:
     """Check that compiled results and gradients of `leaf` are those of eager mode, bit for bit."""
     torch.compiler.reset()
@@ -124,9 +152,12 @@ def test_flops_are_counted() -> None:
         segment_reduce(ragged, "sum")
         segment_reduce(ragged, "max")
         embedding_bag(numbers(LAYOUT.storage), IDS, BAGS, layout=LAYOUT)
+        dot_interaction(numbers(3, 4, learns=True), numbers(3, 2, 4)).sum().backward()
     counted = counter.get_flop_counts()["Global"]
     assert counted == {
         torch.ops.cuesta.segment_sum: 10,
         torch.ops.cuesta.segment_max: 10,
         torch.ops.cuesta.embedding_bag: 2 * 6 * 4,
+        torch.ops.cuesta.dot_interaction: 2 * 3 * 3 * 4,
+        torch.ops.cuesta.dot_interaction_backward: 2 * 2 * 3 * 3 * 4,
     }

@@ -24,6 +24,7 @@ from cuesta.ops import (
     TableLayout,
     TableOptimizer,
     TableState,
+    dot_interaction,
     embedding_bag,
     embedding_rows,
     embedding_update,
@@ -174,6 +175,21 @@ def test_embedding_rows_is_a_twin(ids_dtype: torch.dtype, dtype: torch.dtype) ->
 
 
 @runs
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", [(3, 26, 64), (2, 40, 70), (2, 1, 5), (0, 2, 8), (3, 0, 5)])
+def test_dot_interaction_is_a_twin(shape: tuple[int, int, int], dtype: torch.dtype) -> None:
+    dense, sparse = random(shape[0], shape[2]).to(dtype), random(*shape, seed=1).to(dtype)
+    slope = random(shape[0], shape[2] + shape[1] * (shape[1] + 1) // 2, seed=2).to(dtype)
+
+    def run(dense: Tensor, sparse: Tensor, slope: Tensor) -> list[Tensor]:
+        leaves = [dense.detach().requires_grad_(), sparse.detach().requires_grad_()]
+        out = dot_interaction(*leaves)
+        return [out, *torch.autograd.grad(out, leaves, slope)]
+
+    assert_twins(run, dense, sparse, slope, body="gpu")
+
+
+@runs
 def test_ids_outside_their_table_read_as_zeros_and_move_no_row() -> None:
     layout = TableLayout(rows=(3, 3), dims=(4, 4), features=(0, 1), poolings=("sum", "sum"))
     ids, offsets = torch.tensor([-1, 3, 1, 2**40]), torch.tensor([0, 1, 2, 3, 4])
@@ -198,11 +214,12 @@ def test_embedding_update_is_a_twin(
     optimizer = kind(lr=0.1, weight_decay=0.01, decay=decay, stochastic_rounding=False)
     part = lookup(layout, 5)
 
-    def run(weight: Tensor, grad: Tensor, sample: Tensor) -> list[Tensor]:
+    def run(weight: Tensor, grad: Tensor, sample: Tensor | None) -> list[Tensor]:
         return updated(weight, [part._replace(grad=grad, sample_weights=sample)], optimizer)
 
     weight = random(layout.storage).to(dtype)
     assert_twins(run, weight, part.grad, part.sample_weights, body="gpu")
+    assert_twins(lambda w, g: run(w, g, None), weight, part.grad, body="gpu")
 
 
 @runs
@@ -279,6 +296,8 @@ def launch_every_kernel(dtype: torch.dtype, *, all_variants: bool) -> None:
     for how in ("mean", "max"):
         segment_reduce(rows.with_values(leaf), how).sum().backward()
     unpad(pad(rows), rows.offsets)
+    vectors = [random(5, 64).to(dtype), random(5, 26, 64).to(dtype)]
+    dot_interaction(*(each.requires_grad_() for each in vectors)).sum().backward()
     part = lookup(ALIGNED, 100)
     weight = random(ALIGNED.storage).to(dtype)
     sample = part.sample_weights.requires_grad_()

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cuesta.cli import THREAD_ENVIRONMENT
 from cuesta.errors import UserError
 
 if TYPE_CHECKING:
@@ -25,13 +26,9 @@ BENCHES: dict[str, str] = {
 }
 RESULTS = Path("benchmarks/results")
 
-# What torch reads once, when it is imported; every contender runs under it. Idle OpenMP threads that
-# sleep instead of spinning keep a busy machine from slowing whoever uses two threads, and big tables
-# lie on huge pages.
-PROCESS_ENVIRONMENT: Mapping[str, str] = {
-    "OMP_WAIT_POLICY": "PASSIVE",
-    "THP_MEM_ALLOC_ENABLE": "1",
-}
+# What torch reads once, when it is imported; every contender runs under it. Big tables lie on huge
+# pages.
+PROCESS_ENVIRONMENT: Mapping[str, str] = {**THREAD_ENVIRONMENT, "THP_MEM_ALLOC_ENABLE": "1"}
 
 
 def run_bench(

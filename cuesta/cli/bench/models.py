@@ -20,8 +20,8 @@ from torch.nn import functional as F
 from cuesta.cli.bench.bags import sum_bag
 from cuesta.cli.bench.harness import OURS
 from cuesta.cli.bench.ids import IdBatch, IdConfig
-from cuesta.nn import MLP, DotInteraction, EmbeddingBags, Table
-from cuesta.ops import Adagrad, RowwiseAdagrad, TableOptimizer
+from cuesta.nn import MLP, EmbeddingBags, Table
+from cuesta.ops import Adagrad, RowwiseAdagrad, TableOptimizer, dot_interaction
 
 TABLE_LR, EPS = 0.01, 1e-8
 ROWWISE = RowwiseAdagrad(lr=TABLE_LR, eps=EPS)
@@ -159,7 +159,6 @@ class CuestaModel:
             optimizer,
         )
         self.bottom = MLP((case.num_dense, *case.bottom, case.dim))
-        self.interaction = DotInteraction(case.num_tables + 1)
         self.top = MLP((case.dim + case.num_pairs, *case.top, 1))
         for table, weight in zip(self.tables(), case.tables(), strict=True):
             table.copy_(weight)
@@ -178,9 +177,8 @@ class CuestaModel:
     def _step(self, batch: ModelBatch) -> Tensor:
         bottom = self.bottom(batch.dense).relu()  # [B, D]
         rows = self.embeddings(batch.ids.features)
-        vectors = torch.cat([bottom, rows], 1).view(-1, self.case.num_tables + 1, self.case.dim)
-        pairs = self.interaction(vectors)
-        logits = self.top(torch.cat([bottom, pairs], 1)).squeeze(1)
+        vectors = rows.view(-1, self.case.num_tables, self.case.dim)
+        logits = self.top(dot_interaction(bottom, vectors)).squeeze(1)
         F.binary_cross_entropy_with_logits(logits, batch.label).backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -249,7 +247,7 @@ def load_dense(module: nn.Module, weights: Sequence[Tensor]) -> None:
 
 
 def _our_pairs(case: ModelCase) -> Tensor:
-    """Return where DotInteraction's pairs (i, j), i > j, in order of i, are among (j, i)."""
+    """Return where dot_interaction's pairs (i, j), i > j, in order of i, are among (j, i)."""
     size = case.num_tables + 1
     rank = torch.zeros(size, size, dtype=torch.int64)
     upper, lower = torch.triu_indices(size, size, 1), torch.tril_indices(size, size, -1)

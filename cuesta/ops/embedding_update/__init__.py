@@ -116,18 +116,7 @@ def embedding_update(
     lookups = [lookup for lookup in lookups if lookup.ids.numel()]
     if not lookups:
         return
-    located = [_locate(lookup) for lookup in lookups]
-    starts = [0]
-    for lookup in lookups:
-        starts.append(starts[-1] + lookup.grad.numel())
-    rows = _joined([rows for rows, _, _ in located])
-    slots = _joined(
-        [
-            slots + start if start else slots
-            for (_, slots, _), start in zip(located, starts, strict=False)
-        ]
-    )
-    scales = _joined([scales for _, _, scales in located])
+    rows, sources, slots, scales = _occurrences(lookups)
     grad = _joined([lookup.grad.reshape(-1) for lookup in lookups])
     if state.weight.dtype is not torch.float64:
         grad = grad.float()
@@ -136,17 +125,50 @@ def embedding_update(
     scalars = optimizer.scalars(optimizer.lr if lr is None else lr, step)
     torch.ops.cuesta.embedding_update(
         state.weight, state.first, state.second, tables,
-        rows, slots, scales, grad,
+        rows, sources, slots, scales, grad,
         optimizer.code, scalars, _random_key(seed, step) if rounds else None,
     )  # fmt: skip
 
 
-def _locate(lookup: Lookup) -> tuple[Tensor, Tensor, Tensor]:
-    grid = lookup.layout.grid.to(lookup.ids.device, non_blocking=True)
-    width = lookup.layout.width if lookup.is_pooled else 0
-    return torch.ops.cuesta.embedding_occurrences(
-        lookup.ids, lookup.offsets, lookup.sample_weights, grid, width
-    )
+class _Occurrences(NamedTuple):
+    """Say which rows take which gradients: row `rows[i]` gets `scales[k]` times the gradient that
+    begins at `slots[k]`, k = `sources[i]`.
+
+    A source is a bag, or an occurrence where each has a gradient or a scale of its own.
+    """
+
+    rows: Int64[Tensor, " T"]
+    sources: Int[Tensor, " T"]
+    slots: Int64[Tensor, " K"]
+    scales: Float[Tensor, " K"]
+
+
+def _occurrences(lookups: Sequence[Lookup]) -> _Occurrences:
+    """Return the occurrences of all lookups, whose gradients lie one behind the other."""
+    parts = []
+    for lookup in lookups:
+        grid = lookup.layout.grid.to(lookup.ids.device, non_blocking=True)
+        width = lookup.layout.width if lookup.is_pooled else 0
+        part = torch.ops.cuesta.embedding_occurrences(
+            lookup.ids, lookup.offsets, lookup.sample_weights, grid, width
+        )
+        parts.append(_Occurrences(*part))
+    num_sources = sum(part.slots.numel() for part in parts)
+    num_rows = lookups[0].layout.num_rows
+    if num_sources >= 1 << 31 or num_rows > 1 << 32:
+        raise ValueError(
+            f"one update takes fewer than 2**31 bags or weighted ids and at most 2**32 rows, got "
+            f"{num_sources} and {num_rows}; split the batch or the tables"
+        )
+    first_source, first_slot = 0, 0
+    for number, (part, lookup) in enumerate(zip(parts, lookups, strict=True)):
+        if number:
+            parts[number] = part._replace(
+                sources=part.sources + first_source, slots=part.slots + first_slot
+            )
+        first_source += part.slots.numel()
+        first_slot += lookup.grad.numel()
+    return _Occurrences(*(_joined(list(same)) for same in zip(*parts, strict=True)))
 
 
 def _joined(parts: list[Tensor]) -> Tensor:
@@ -161,27 +183,38 @@ def _random_key(seed: int, step: int) -> int:
 @torch.library.custom_op("cuesta::embedding_occurrences", mutates_args=())
 def _embedding_occurrences(
     ids: Tensor, offsets: Tensor, sample_weights: Tensor | None, grid: Tensor, pooled_width: int
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     run = body("embedding_update", ids).occurrences
     return run(ids, offsets, sample_weights, grid, pooled_width)
 
 
 @_embedding_occurrences.register_fake
 def _(ids, offsets, sample_weights, grid, pooled_width):  # type: ignore[no-untyped-def]
-    whole = ids.new_empty(ids.numel(), dtype=torch.int64)
-    return whole, torch.empty_like(whole), ids.new_empty(ids.numel(), dtype=torch.float32)
+    num_ids = ids.numel()
+    is_by_bag = pooled_width > 0 and sample_weights is None
+    num_sources = offsets.numel() - 1 if is_by_bag else num_ids
+    return (
+        ids.new_empty(num_ids, dtype=torch.int64),
+        ids.new_empty(num_ids, dtype=torch.int32),
+        ids.new_empty(num_sources, dtype=torch.int64),
+        ids.new_empty(num_sources, dtype=torch.float32),
+    )
 
 
 @torch.library.custom_op("cuesta::embedding_update", mutates_args=("weight", "first", "second"))
 def _embedding_update(
     weight: Tensor, first: Tensor, second: Tensor, tables: Tensor,
-    rows: Tensor, slots: Tensor, scales: Tensor, grad: Tensor,
+    rows: Tensor, sources: Tensor, slots: Tensor, scales: Tensor, grad: Tensor,
     code: int, scalars: list[float], random_key: int | None,
 ) -> None:  # fmt: skip
     run = body("embedding_update", weight).embedding_update
-    run(weight, first, second, tables, rows, slots, scales, grad, code, scalars, random_key)
+    run(
+        weight, first, second, tables, rows, sources, slots, scales, grad, code, scalars, random_key
+    )
 
 
 @_embedding_update.register_fake
-def _(weight, first, second, tables, rows, slots, scales, grad, code, scalars, random_key):  # type: ignore[no-untyped-def]
+def _(  # type: ignore[no-untyped-def]
+    weight, first, second, tables, rows, sources, slots, scales, grad, code, scalars, random_key
+):
     return None

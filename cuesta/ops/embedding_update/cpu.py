@@ -32,103 +32,108 @@ from cuesta.ops.numba_support import (
     view,
 )
 
-DIGIT_BITS = 11
+SOURCE_BITS = 31  # of a packed key; the row has the 32 above
+SOURCE_MASK = (1 << SOURCE_BITS) - 1
+DIGIT_BITS = 12  # at most, of a pass of the sort
 AHEAD = 16  # occurrences between asking for a gradient and adding it
-SENTINELS = (
-    AHEAD + 1
-)  # entries of -1 after the last occurrence, so that looking ahead needs no bound
+SENTINELS = AHEAD + 1  # keys of -1 after the last, so that looking ahead needs no bound
 LINE = 16  # float32 elements in a cache line
 TASKS_PER_THREAD = 8
 
 
 def occurrences(
     ids: Tensor, offsets: Tensor, sample_weights: Tensor | None, grid: Tensor, pooled_width: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    rows = torch.empty(ids.numel(), dtype=torch.int64)
-    slots = torch.empty(ids.numel(), dtype=torch.int64)
-    scales = torch.empty(ids.numel())
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    num_ids, num_bags = ids.numel(), offsets.numel() - 1
+    is_by_bag = pooled_width > 0 and sample_weights is None
+    rows = torch.empty(num_ids, dtype=torch.int64)
+    sources = torch.empty(num_ids, dtype=torch.int32)
+    slots = torch.empty(num_bags if is_by_bag else num_ids, dtype=torch.int64)
+    scales = torch.empty(slots.numel())
     given = np.empty(0, np.float32) if sample_weights is None else view(sample_weights)
-    tasks = num_threads() * TASKS_PER_THREAD
     _locate(
         view(ids), view(offsets), given, view(grid), pooled_width,
-        view(rows), view(slots), view(scales), tasks,
+        view(rows), view(sources), view(slots), view(scales), num_threads() * TASKS_PER_THREAD,
     )  # fmt: skip
-    return rows, slots, scales
+    return rows, sources, slots, scales
 
 
 def embedding_update(
     weight: Tensor, first: Tensor, second: Tensor, tables: Tensor,
-    rows: Tensor, slots: Tensor, scales: Tensor, grad: Tensor,
+    rows: Tensor, sources: Tensor, slots: Tensor, scales: Tensor, grad: Tensor,
     code: int, scalars: list[float], random_key: int | None,
 ) -> None:  # fmt: skip
     if rows.numel() == 0:
         return
     threads = num_threads()
     num_rows = int(tables[-1, 1] + tables[-1, 2])
-    order, shift = _sorted_occurrences(view(rows), num_rows, threads)
+    keys = _sorted_keys(view(rows), view(sources), num_rows, threads)
     scratch = np.empty((threads * TASKS_PER_THREAD, int(tables[:, 3].max())), np.float32)
     key = np.uint64(0 if random_key is None else random_key & (2**64 - 1))
     _update(
-        view(weight), view(first), view(second), view(tables), order, shift, view(slots), view(scales),
+        view(weight), view(first), view(second), view(tables), keys, view(slots), view(scales),
         view(grad.flatten()), scratch, code, np.array(scalars), key, random_key is not None,
     )  # fmt: skip
 
 
-def _sorted_occurrences(rows: np.ndarray, num_rows: int, threads: int) -> tuple[np.ndarray, int]:
-    """Return (row << shift | occurrence) of every occurrence, ascending, then sentinels, and the shift."""
-    shift = max(int(rows.size - 1).bit_length(), 1)
+def _sorted_keys(rows: np.ndarray, sources: np.ndarray, num_rows: int, threads: int) -> np.ndarray:
+    """Return (row << SOURCE_BITS | source) of every occurrence, ascending by row, then sentinels."""
     row_bits = max(int(num_rows - 1).bit_length(), 1)
-    if shift + row_bits > 63:
-        raise ValueError(
-            f"{rows.size} ids into {num_rows} rows do not fit in 63 bits; split the batch"
-        )
-    packed = np.full(rows.size + SENTINELS, -1)
-    spare = np.full(rows.size + SENTINELS, -1)
-    for low in range(0, row_bits, DIGIT_BITS):
-        counts = np.zeros((threads, 1 << min(DIGIT_BITS, row_bits - low)), np.int64)
-        if low == 0:
-            _first_pass(rows, packed[: rows.size], shift, counts)
-        else:
-            _radix_pass(packed[: rows.size], spare[: rows.size], shift + low, counts)
-            packed, spare = spare, packed
-    return packed, shift
+    passes = -(-row_bits // DIGIT_BITS)
+    digit_bits = -(-row_bits // passes)
+    keys = np.empty(rows.size + SENTINELS, np.int64)
+    spare = np.empty(rows.size + SENTINELS, np.int64)
+    counts = np.empty((threads, 1 << digit_bits), np.int64)
+    _first_pass(rows, sources, keys, counts)
+    for number in range(1, passes):
+        _radix_pass(keys, spare, SOURCE_BITS + number * digit_bits, counts)
+        keys, spare = spare, keys
+    return keys
 
 
 @kernel
-def _locate(ids, offsets, given, grid, pooled_width, rows, slots, scales, num_tasks):
+def _locate(ids, offsets, given, grid, pooled_width, rows, sources, slots, scales, num_tasks):
     num_rows = (offsets.size - 1) // grid.shape[0]
     for task in numba.prange(num_tasks):
         last = balanced_start(offsets, task + 1, num_tasks)
         for bag in range(balanced_start(offsets, task, num_tasks), last):
             feature = bag // num_rows
-            begin, end = offsets[bag], offsets[bag + 1]
-            common = np.float32(1.0)
+            begin, end = at(offsets, bag), at(offsets, bag + 1)
+            first_row, dim = grid[feature, 1], grid[feature, 3]
+            slot = (bag - feature * num_rows) * pooled_width + grid[feature, 4]
+            scale = np.float32(1.0)
             if pooled_width > 0 and grid[feature, 5] == 1 and end > begin:
-                common = np.float32(1.0) / np.float32(end - begin)
-            for i in range(begin, end):
-                rows[i] = grid[feature, 1] + ids[i]
-                slots[i] = i * grid[feature, 3]
-                if pooled_width > 0:
-                    slots[i] = (bag - feature * num_rows) * pooled_width + grid[feature, 4]
-                scales[i] = common * given[i] if given.size > 0 and pooled_width > 0 else common
+                scale = np.float32(1.0) / np.float32(end - begin)
+            if pooled_width > 0 and given.size == 0:
+                slots[bag], scales[bag] = slot, scale
+                for i in range(begin, end):
+                    rows[i], sources[i] = first_row + at(ids, i), bag
+            else:
+                for i in range(begin, end):
+                    rows[i], sources[i] = first_row + at(ids, i), i
+                    slots[i] = slot if pooled_width > 0 else i * dim
+                    scales[i] = scale * at(given, i) if pooled_width > 0 else scale
 
 
 @kernel
-def _first_pass(rows, target, shift, counts):
-    """Pack (row << shift | occurrence), sorted stably by the row's lowest digit; see `_radix_pass`."""
+def _first_pass(rows, sources, target, counts):
+    """Pack the keys, sorted stably by the row's lowest digit; see `_radix_pass`."""
     threads, radix = counts.shape
-    mask = radix - 1
+    size, mask = rows.size, radix - 1
     for thread in numba.prange(threads):
         mine = counts[thread]
-        for i in range(rows.size * thread // threads, rows.size * (thread + 1) // threads):
+        mine[:] = 0
+        for i in range(size * thread // threads, size * (thread + 1) // threads):
             mine[np.uint64(at(rows, i) & mask)] += 1
     _counts_to_places(counts)
     for thread in numba.prange(threads):
         mine = counts[thread]
-        for i in range(rows.size * thread // threads, rows.size * (thread + 1) // threads):
-            digit = np.uint64(at(rows, i) & mask)
-            target[np.uint64(mine[digit])] = (at(rows, i) << shift) | i
+        for i in range(size * thread // threads, size * (thread + 1) // threads):
+            row = at(rows, i)
+            digit = np.uint64(row & mask)
+            target[np.uint64(mine[digit])] = (row << SOURCE_BITS) | np.int64(at(sources, i))
             mine[digit] += 1
+    target[size:] = -1
 
 
 @kernel
@@ -138,19 +143,21 @@ def _radix_pass(source, target, low, counts):
     Indices are unsigned: for a signed one Numba would check whether it counts from the end.
     """
     threads, radix = counts.shape
-    mask = radix - 1
+    size, mask = source.size - SENTINELS, radix - 1
     for thread in numba.prange(threads):
         mine = counts[thread]
-        for i in range(source.size * thread // threads, source.size * (thread + 1) // threads):
+        mine[:] = 0
+        for i in range(size * thread // threads, size * (thread + 1) // threads):
             mine[np.uint64((at(source, i) >> low) & mask)] += 1
     _counts_to_places(counts)
     for thread in numba.prange(threads):
         mine = counts[thread]
-        for i in range(source.size * thread // threads, source.size * (thread + 1) // threads):
+        for i in range(size * thread // threads, size * (thread + 1) // threads):
             key = at(source, i)
             digit = np.uint64((key >> low) & mask)
             target[np.uint64(mine[digit])] = key
             mine[digit] += 1
+    target[size:] = -1
 
 
 @inner
@@ -166,17 +173,17 @@ def _counts_to_places(counts):
 
 
 @inlined
-def _ask_for(order, i, shift, slots, grad, weight, first, second, table, code):
-    """Ask for the gradient of the occurrence at order[i], and for its row if it is the row's first in `table`."""
+def _ask_for(keys, i, slots, grad, weight, first, second, table, code):
+    """Ask for the gradient of keys[i], and for its row if it is the row's first in `table`."""
     start, first_row, num_rows, dim = table
-    key = at(order, i)
+    key = at(keys, i)
     if key < 0:
         return
-    slot = at(slots, key & ((1 << shift) - 1))
+    slot = at(slots, key & SOURCE_MASK)
     for j in range(0, dim, LINE):
         prefetch(grad, slot + j)
-    row = key >> shift
-    if row != at(order, i - 1) >> shift and row < first_row + num_rows:
+    row = key >> SOURCE_BITS
+    if row != at(keys, i - 1) >> SOURCE_BITS and row < first_row + num_rows:
         place = start + (row - first_row) * dim
         for j in range(0, dim, 64 // weight.itemsize):
             prefetch(weight, place + j)
@@ -190,15 +197,12 @@ def _ask_for(order, i, shift, slots, grad, weight, first, second, table, code):
 
 
 @inlined
-def _sum_gradients(
-    order, begin, shift, slots, scales, grad, total, weight, first, second, table, code
-):
-    """Write the scaled sum of the gradients of the row at order[begin] to `total`; return where the row ends.
+def _sum_gradients(keys, begin, slots, scales, grad, total, weight, first, second, table, code):
+    """Write the scaled sum of the gradients of the row at keys[begin] to `total`; return where the row ends.
 
     64 or 16 columns at a time; the first pass asks for what comes AHEAD later.
     """
-    mask = (1 << shift) - 1
-    row = at(order, begin) >> shift
+    row = at(keys, begin) >> SOURCE_BITS
     dim = table[3]
     end = begin
     column = 0
@@ -206,11 +210,11 @@ def _sum_gradients(
         a, b, c, d = zeros(), zeros(), zeros(), zeros()
         left = dim - column
         i = begin
-        while at(order, i) >> shift == row:
+        while at(keys, i) >> SOURCE_BITS == row:
             if column == 0:
-                _ask_for(order, i + AHEAD, shift, slots, grad, weight, first, second, table, code)
-            occurrence = at(order, i) & mask
-            slot, scale = at(slots, occurrence) + column, spread(at(scales, occurrence))
+                _ask_for(keys, i + AHEAD, slots, grad, weight, first, second, table, code)
+            source = at(keys, i) & SOURCE_MASK
+            slot, scale = at(slots, source) + column, spread(at(scales, source))
             if left >= 64:
                 a = a + scale * load(grad, slot)
                 b = b + scale * load(grad, slot + 16)
@@ -233,8 +237,10 @@ def _sum_gradients(
 
 
 @inlined
-def _step_row(weight, place, g, first, second, row, dim, code, scalars):
-    """Turn a row's gradient in `g` into its new weights, still float32, and move the row's moments."""
+def _step_row(weight, place, g, first, second, row, dim, code, scalars, is_random):
+    """Move a row and its moments by its gradient in `g`; if it `is_random`, leave the new row in `g`
+    instead, still float32.
+    """
     lr, eps, beta1, beta2 = scalars[0], scalars[1], scalars[2], scalars[3]
     correction1, correction2, decay, is_decoupled = scalars[4], scalars[5], scalars[6], scalars[7]
     keep = spread(np.float32(1.0 - lr * decay if is_decoupled else 1.0))
@@ -264,7 +270,10 @@ def _step_row(weight, place, g, first, second, row, dim, code, scalars):
             direction = old + spread(np.float32(1.0 - beta1)) * direction
             store_upto(first, place + j, direction, left)
         new = keep * load_upto(weight, place + j, left) - spread(np.float32(rate)) * direction
-        store_upto(g, j, new, left)
+        if is_random:
+            store_upto(g, j, new, left)
+        else:
+            store_upto(weight, place + j, new, left)
 
 
 @inner
@@ -275,31 +284,28 @@ def _write_random(weight, place, new, dim, key):
 
 @kernel
 def _update(
-    weight, first, second, tables, order, shift, slots, scales, grad, scratch, code, scalars, key, is_random
+    weight, first, second, tables, keys, slots, scales, grad, scratch, code, scalars, key, is_random
 ):  # fmt: skip
     num_tasks = scratch.shape[0]
-    size = order.size - SENTINELS
+    size = keys.size - SENTINELS
     for task in numba.prange(num_tasks):
         i = size * task // num_tasks
         last = size * (task + 1) // num_tasks
-        while 0 < i < last and order[i] >> shift == order[i - 1] >> shift:
+        while 0 < i < last and keys[i] >> SOURCE_BITS == keys[i - 1] >> SOURCE_BITS:
             i += 1  # this row began in the task before
         number = 0
         total = scratch[task]
         while i < last:
-            row = order[i] >> shift
+            row = keys[i] >> SOURCE_BITS
             while row >= tables[number, 1] + tables[number, 2]:
                 number += 1
             table = (tables[number, 0], tables[number, 1], tables[number, 2], tables[number, 3])
             start, first_row, _, dim = table
             end = _sum_gradients(
-                order, i, shift, slots, scales, grad, total, weight, first, second, table, code
+                keys, i, slots, scales, grad, total, weight, first, second, table, code
             )
             place = start + (row - first_row) * dim
-            _step_row(weight, place, total, first, second, row, dim, code, scalars)
+            _step_row(weight, place, total, first, second, row, dim, code, scalars, is_random)
             if is_random:
                 _write_random(weight, place, total, dim, key)
-            else:
-                for j in range(0, dim, 16):
-                    store_upto(weight, place + j, load_upto(total, j, dim - j), dim - j)
             i = end

@@ -31,21 +31,25 @@ _PARTIAL_ROWWISE_ADAM = tl.constexpr(PARTIAL_ROWWISE_ADAM_CODE)
 
 def occurrences(
     ids: Tensor, offsets: Tensor, sample_weights: Tensor | None, grid: Tensor, pooled_width: int
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     num_ids, num_bags = ids.numel(), offsets.numel() - 1
+    is_by_bag = pooled_width > 0 and sample_weights is None
     rows = ids.new_empty(num_ids, dtype=torch.int64)
-    slots = torch.empty_like(rows)
-    scales = ids.new_empty(num_ids, dtype=torch.float32)
-    _locate_kernel[(triton.cdiv(num_ids, TILE_ELEMENTS),)](
-        ids, offsets, sample_weights, grid, rows, slots, scales,
-        num_ids, num_bags, num_bags // grid.shape[0], pooled_width, pooled_width > 0, TILE_ELEMENTS,
+    sources = ids.new_empty(num_ids, dtype=torch.int32)
+    slots = ids.new_empty(num_bags if is_by_bag else num_ids, dtype=torch.int64)
+    scales = ids.new_empty(slots.numel(), dtype=torch.float32)
+    size = max(num_ids, slots.numel())
+    _locate_kernel[(triton.cdiv(size, TILE_ELEMENTS),)](
+        ids, offsets, sample_weights, grid, rows, sources, slots, scales,
+        num_ids, num_bags, num_bags // grid.shape[0], pooled_width,
+        pooled_width > 0, is_by_bag, TILE_ELEMENTS,
     )  # fmt: skip
-    return rows, slots, scales
+    return rows, sources, slots, scales
 
 
 def embedding_update(
     weight: Tensor, first: Tensor, second: Tensor, tables: Tensor,
-    rows: Tensor, slots: Tensor, scales: Tensor, grad: Tensor,
+    rows: Tensor, sources: Tensor, slots: Tensor, scales: Tensor, grad: Tensor,
     code: int, scalars: list[float], random_key: int | None,
 ) -> None:  # fmt: skip
     num_terms = rows.numel()
@@ -54,7 +58,7 @@ def embedding_update(
     if weight.numel() < 2**31:
         rows = rows.int()  # half the passes of the sort
     rows, order = rows.sort(stable=True)
-    slots, scales = slots[order], scales[order]
+    sources = sources[order]
     widest = int(tables[:, 3].max())
     is_aligned = bool((tables[:, 3] % ALIGNMENT.value == 0).all())
     multiple = ALIGNMENT.value if is_aligned else 1  # of dims, hence of starts and slots
@@ -65,13 +69,13 @@ def embedding_update(
     if num_terms >= 2 * RUN:
         runs = grad.new_empty(num_terms // RUN, widest)
         _sum_runs_kernel[(runs.shape[0],)](
-            rows, slots, scales, grad, device_tables, runs, tables.shape[0], widest,
+            rows, sources, slots, scales, grad, device_tables, runs, tables.shape[0], widest,
             multiple, RUN, min(block_rows, RUN), block_columns,
         )  # fmt: skip
     lr, eps, beta1, beta2, correction1, correction2, decay, decoupled = map(float, scalars)
     keep, pull = (1.0 - lr * decay, 0.0) if decoupled else (1.0, decay)
     _update_kernel[(triton.cdiv(num_terms, block_rows),)](
-        weight, first, second, device_tables, rows, _starts(rows), slots, scales, grad, runs,
+        weight, first, second, device_tables, rows, _starts(rows), sources, slots, scales, grad, runs,
         num_terms, tables.shape[0], widest,
         lr, eps, beta1, 1.0 - beta1, beta2, 1.0 - beta2, correction1, correction2, keep, pull,
         random_key, code, multiple, RUN, block_rows, block_columns,
@@ -87,19 +91,24 @@ def _starts(rows: Tensor) -> Tensor:
 
 @triton.jit(do_not_specialize=["num_positions", "num_bags", "num_rows"])
 def _locate_kernel(
-    ids, offsets, sample_weights, grid, rows, slots, scales,
-    num_positions, num_bags, num_rows, pooled_width, IS_POOLED: tl.constexpr, SIZE: tl.constexpr,
+    ids, offsets, sample_weights, grid, rows, sources, slots, scales,
+    num_positions, num_bags, num_rows, pooled_width,
+    IS_POOLED: tl.constexpr, IS_BY_BAG: tl.constexpr, SIZE: tl.constexpr,
 ):  # fmt: skip
     position = tl.program_id(0).to(tl.int64) * SIZE + tl.arange(0, SIZE)  # [T]
     mask = position < num_positions
     bag = rows_of(offsets, position, num_bags)
     _, first_row, num_entries, dim, column, is_mean = layout_of(grid, bag // num_rows)
     entry = tl.load(ids + position, mask=mask, other=-1).to(tl.int64)
-    tl.store(
-        rows + position,
-        tl.where((entry >= 0) & (entry < num_entries), first_row + entry, -1),
-        mask=mask,
-    )
+    is_row = (entry >= 0) & (entry < num_entries)
+    tl.store(rows + position, tl.where(is_row, first_row + entry, -1), mask=mask)
+    if IS_BY_BAG:
+        tl.store(sources + position, bag.to(tl.int32), mask=mask)
+        mask = position < num_bags  # from here on, position counts bags
+        bag = tl.where(mask, position, 0)
+        _, first_row, num_entries, dim, column, is_mean = layout_of(grid, bag // num_rows)
+    else:
+        tl.store(sources + position, position.to(tl.int32), mask=mask)
     slot = position * dim
     scale = tl.full([SIZE], 1.0, tl.float32)
     if IS_POOLED:
@@ -107,14 +116,15 @@ def _locate_kernel(
         length = tl.load(offsets + bag + 1) - tl.load(offsets + bag)
         if sample_weights is not None:
             scale = tl.load(sample_weights + position, mask=mask, other=0.0).to(tl.float32)
-        scale = tl.div_rn(scale, tl.where((is_mean == 1) & mask, length, 1).to(tl.float32))
+        divisor = tl.where((is_mean == 1) & mask & (length > 0), length, 1)
+        scale = tl.div_rn(scale, divisor.to(tl.float32))
     tl.store(slots + position, slot, mask=mask)
     tl.store(scales + position, scale, mask=mask)
 
 
 @triton.jit
 def _sum_runs_kernel(
-    rows, slots, scales, grad, tables, runs, num_tables, widest,
+    rows, sources, slots, scales, grad, tables, runs, num_tables, widest,
     MULTIPLE: tl.constexpr, RUN: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """Add up the gradients of one run; one of several rows is left unwritten, and never read."""
@@ -126,16 +136,17 @@ def _sum_runs_kernel(
         total = tl.zeros([ROWS, COLUMNS], tl.float32)
         for i in tl.range(0, RUN, ROWS, loop_unroll_factor=4):
             position = run * RUN + i + tl.arange(0, ROWS)
-            slot = multiple_of(tl.load(slots + position), MULTIPLE)
+            source = tl.load(sources + position)
+            slot = multiple_of(tl.load(slots + source), MULTIPLE)
             place = slot[:, None] + column[None, :]
             value = tl.load(grad + place, mask=(column < dim)[None, :], other=0.0)
-            total += tl.load(scales + position)[:, None] * value
+            total += tl.load(scales + source)[:, None] * value
         tl.store(runs + run * widest + column, tl.sum(total, 0), mask=column < dim)
 
 
 @triton.jit(do_not_specialize=["num_terms", "key"])
 def _update_kernel(
-    weight, first, second, tables, rows, starts, slots, scales, grad, runs,
+    weight, first, second, tables, rows, starts, sources, slots, scales, grad, runs,
     num_terms, num_tables, widest,
     lr, eps, beta1, rest1, beta2, rest2, correction1, correction2, keep, pull, key,
     CODE: tl.constexpr, MULTIPLE: tl.constexpr, RUN: tl.constexpr,
@@ -152,8 +163,9 @@ def _update_kernel(
     column = tl.arange(0, COLUMNS)  # [D]
     mask = is_row[:, None] & (column[None, :] < dim[:, None])
     g = _gradient(
-        slots, scales, grad, runs, begin, end, column, mask, widest, MULTIPLE, RUN, ROWS, COLUMNS
-    )
+        sources, slots, scales, grad, runs, begin, end, column, mask, widest,
+        MULTIPLE, RUN, ROWS, COLUMNS,
+    )  # fmt: skip
     place = place[:, None] + column[None, :]  # [B, D]
     w = tl.load(weight + place, mask=mask, other=0.0).to(tl.float32)
     g += pull * w
@@ -182,7 +194,7 @@ def _update_kernel(
 
 @triton.jit
 def _gradient(
-    slots, scales, grad, runs, begin, end, column, mask, widest,
+    sources, slots, scales, grad, runs, begin, end, column, mask, widest,
     MULTIPLE: tl.constexpr, RUN: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
 ):  # fmt: skip
     """Return the sum of gradients begin .. end - 1 of each row: whole runs first, then the rest."""
@@ -199,8 +211,9 @@ def _gradient(
     for i in tl.range(0, tl.max(num_head + end - tail, 0), loop_unroll_factor=4):
         position = tl.where(i < num_head, begin + i, tail + i - num_head)  # [B]
         is_term = position < end
-        slot = multiple_of(tl.load(slots + position, mask=is_term, other=0), MULTIPLE)
-        scale = tl.load(scales + position, mask=is_term, other=0.0)
+        source = tl.load(sources + position, mask=is_term, other=0)
+        slot = multiple_of(tl.load(slots + source, mask=is_term, other=0), MULTIPLE)
+        scale = tl.load(scales + source, mask=is_term, other=0.0)
         place = slot[:, None] + column[None, :]
         value = tl.load(grad + place, mask=mask & is_term[:, None], other=0.0)  # [B, D]
         total += scale[:, None] * value

@@ -17,32 +17,36 @@ from cuesta.ops.embedding_update.optimizers import (
 
 def occurrences(
     ids: Tensor, offsets: Tensor, sample_weights: Tensor | None, grid: Tensor, pooled_width: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    num_rows = (offsets.numel() - 1) // grid.shape[0]
-    bags = torch.repeat_interleave(
-        torch.arange(offsets.numel() - 1, device=ids.device),
-        offsets.diff(),
-        output_size=ids.numel(),
-    )
-    feature = grid[bags // max(num_rows, 1)]  # [T, 6]
-    rows = feature[:, 1] + ids
-    if pooled_width:
-        slots = bags % max(num_rows, 1) * pooled_width + feature[:, 4]
-        return rows, slots, occurrence_scales(offsets, sample_weights, grid).float()
-    slots = torch.arange(ids.numel(), device=ids.device) * feature[:, 3]
-    return rows, slots, torch.ones_like(slots, dtype=torch.float32)
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    num_bags, lengths = offsets.numel() - 1, offsets.diff()
+    num_rows = max(num_bags // grid.shape[0], 1)
+    bag = torch.arange(num_bags, device=ids.device)
+    bag_of_id = bag.repeat_interleave(lengths)
+    rows = grid[bag_of_id // num_rows, 1] + ids
+    each = torch.arange(ids.numel(), device=ids.device)
+    if not pooled_width:
+        slots = each * grid[bag_of_id // num_rows, 3]
+        return rows, each.int(), slots, torch.ones_like(slots, dtype=torch.float32)
+    slots = bag % num_rows * pooled_width + grid[bag // num_rows, 4]
+    if sample_weights is None:
+        is_mean = grid[bag // num_rows, 5].bool()
+        scales = 1.0 / torch.where(is_mean, lengths.clamp(min=1), 1).double()
+        return rows, bag_of_id.int(), slots, scales.float()
+    scales = occurrence_scales(offsets, sample_weights, grid).float()
+    return rows, each.int(), slots[bag_of_id], scales
 
 
 def embedding_update(
     weight: Tensor, first: Tensor, second: Tensor, tables: Tensor,
-    rows: Tensor, slots: Tensor, scales: Tensor, grad: Tensor,
+    rows: Tensor, sources: Tensor, slots: Tensor, scales: Tensor, grad: Tensor,
     code: int, scalars: list[float], random_key: int | None,
 ) -> None:  # fmt: skip
     dtype = compute_dtype(weight)
     for start, first_row, num_rows, dim in tables.tolist():
         mine = (rows >= first_row) & (rows < first_row + num_rows)
         columns = torch.arange(dim, device=rows.device)
-        terms = grad.flatten()[slots[mine, None] + columns].to(dtype) * scales[mine, None]
+        source = sources[mine].long()
+        terms = grad.flatten()[slots[source, None] + columns].to(dtype) * scales[source, None]
         touched, row_of_term = (rows[mine] - first_row).unique(return_inverse=True)
         g = terms.new_zeros(touched.numel(), dim).index_add(0, row_of_term, terms)
         elements = start + touched[:, None] * dim + columns  # [rows touched, dim]

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from cuesta.data.batch import RankingBatch
 from cuesta.data.schema import Schema
-from cuesta.nn import MLP, CrossNetwork, DotInteraction
+from cuesta.nn import MLP, CrossNetwork
+from cuesta.ops import dot_interaction
 from cuesta.rec.baselines.inputs import InputConfig, Inputs
 
 
@@ -52,17 +53,14 @@ class DLRM(nn.Module):
         dim = config.inputs.dim
         dense_width = len(schema.dense) + self.inputs.history_width
         self.bottom = MLP([dense_width, *config.bottom, dim], dropout=config.dropout)
-        num_vectors = self.inputs.num_vectors + 1
-        self.interaction = DotInteraction(num_vectors)
-        pairs = num_vectors * (num_vectors - 1) // 2
+        pairs = self.inputs.num_vectors * (self.inputs.num_vectors + 1) // 2
         self.top = MLP([dim + pairs, *config.top, 1], dropout=config.dropout)
 
     def forward(self, batch: RankingBatch) -> Float[Tensor, " B"]:
         """Return one logit a row."""
         dense, vectors, history = self.inputs(batch)
         bottom = self.bottom(torch.cat([dense, history], 1)).relu()
-        interacted = self.interaction(torch.cat([bottom[:, None], vectors], 1))
-        return self.top(torch.cat([bottom, interacted], 1)).squeeze(1)
+        return self.top(dot_interaction(bottom, vectors)).squeeze(1)
 
 
 @final
