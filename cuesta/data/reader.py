@@ -138,35 +138,40 @@ def prefetch(batches: Generator[RankingBatch], *, ahead: int) -> Generator[Ranki
     The thread starts with the first `next`; an exception in it is raised here; closing the iterator
     (or dropping it) ends it.
     """
-    ready: queue.Queue[RankingBatch | BaseException | None] = queue.Queue(maxsize=ahead)
+    ready: queue.SimpleQueue[RankingBatch | BaseException | None] = queue.SimpleQueue()
+    places: queue.SimpleQueue[None] = queue.SimpleQueue()  # one a batch that may be made ahead
     is_closed = threading.Event()
 
-    def put(item: RankingBatch | BaseException | None) -> bool:
+    def has_place() -> bool:
         while not is_closed.is_set() and threading.main_thread().is_alive():
             try:
-                ready.put(item, timeout=0.1)
+                places.get(timeout=0.1)
                 return True
-            except queue.Full:
+            except queue.Empty:
                 continue
         return False
 
     def work() -> None:
         try:
             for batch in batches:
-                if not put(batch):
+                if not has_place():
                     return
-            put(None)
+                ready.put(batch)
+            ready.put(None)
         except BaseException as error:
-            put(error)
+            ready.put(error)
         finally:
             batches.close()
 
+    for _ in range(ahead):
+        places.put(None)
     thread = threading.Thread(target=work, name="cuesta-reader")
     thread.start()
     try:
         while (item := ready.get()) is not None:
             if isinstance(item, BaseException):
                 raise item
+            places.put(None)
             yield item
     finally:
         is_closed.set()

@@ -16,7 +16,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import NamedTuple, TypeVar, final
 
 import numba
@@ -28,11 +28,14 @@ from cuesta.data.batch import RankingBatch
 from cuesta.data.columns import Column, floats_of, seconds_of
 from cuesta.data.encoders import Encoders, group_keys
 from cuesta.data.schema import Feature, Schema
+from cuesta.ops.lanes import prefetch
 from cuesta.ragged import RaggedFeatures
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-_BLOCK = 64
+_AHEAD = 16  # rows between asking for a history and copying it
+_LINE = 64  # bytes of a cache line
+_TURN = 4  # batches that a thread gathers before it waits for its turn again
 _NUM_FIXED = 2  # columns of `integers` before the ids: user, time
 
 
@@ -212,7 +215,10 @@ def batches_of(
         for rows, order in windows:
             begins = [0, *range(missing, len(order), batch_size)]
             pieces = [order[begin:end] for begin, end in pairwise([*begins, len(order)])]
-            for part in map_ahead(gatherers, partial(gather, rows), pieces, ahead=2):
+            turns = [pieces[turn : turn + _TURN] for turn in range(0, len(pieces), _TURN)]
+            for part in chain.from_iterable(
+                map_ahead(gatherers, partial(_gather_each, rows), turns, ahead=2)
+            ):
                 pending.append(part)
                 missing -= part.num_rows
                 if missing == 0:
@@ -220,6 +226,10 @@ def batches_of(
                     pending, missing = [], batch_size
     if pending and not drop_last:
         yield _join_batches(pending)
+
+
+def _gather_each(rows: Rows, orders: Sequence[NDArray[np.int64]]) -> list[RankingBatch]:
+    return [gather(rows, order) for order in orders]
 
 
 def map_ahead(
@@ -292,17 +302,13 @@ def _gather_integers(integers, order, user, time, places, offsets, values):  # t
 
 @numba.njit(nogil=True, cache=True)
 def _gather_ragged(values, spans, order, begins, out):  # type: ignore[no-untyped-def]
-    num_rows = order.shape[0] if values.shape[0] else 0
-    touched = 0.0
-    for first in range(0, num_rows, _BLOCK):
-        last = min(first + _BLOCK, num_rows)
-        for i in range(first, last):  # nothing branches on what is read, so the misses overlap
-            start = min(spans[order[i], 0], values.shape[0] - 1)
-            touched += values[start]
-        for i in range(first, last):
-            start, length = spans[order[i]]
-            source = values[start : start + length]
-            target = out[begins[i] : begins[i] + length]
-            for position in range(length):
-                target[position] = source[position]
-    return touched  # so that the compiler keeps the touching
+    line = _LINE // values.itemsize
+    for i in range(order.size):
+        if i + _AHEAD < order.size:
+            start, length = spans[order[i + _AHEAD]]
+            for position in range(0, length, line):
+                prefetch(values, start + position)
+        start, length = spans[order[i]]
+        source, target = np.uint64(start), np.uint64(begins[i])
+        for position in range(np.uint64(length)):  # unsigned: no check for an index from the end
+            out[target + position] = values[source + position]

@@ -153,7 +153,8 @@ def _null_findings(column: Column, name: str, remedy: str) -> Iterator[Finding]:
 def _number_findings(column: Column, name: str) -> Iterator[Finding]:
     yield from _null_findings(column, name, "fill it, with 0 for example, or drop the row")
     if pa.types.is_floating(column.values.type):
-        is_wrong = ~np.isfinite(floats_of(column.values.fill_null(0)))
+        values = column.values.fill_null(0) if column.values.null_count else column.values
+        is_wrong = ~np.isfinite(floats_of(values))
         if is_wrong.any():
             message = f"{name} is NaN or infinite; fill it, with 0 for example, or drop the row"
             yield Finding("not finite", _rows_where(column, is_wrong), lambda _: message)
