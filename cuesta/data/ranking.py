@@ -85,8 +85,16 @@ class RankingData:
         order = Order(
             batch_size=batch_size, seed=seed, epoch=epoch, start=start, drop_last=drop_last
         )
-        begin, end = self._range(split)
-        return Reader(self.log, self.schema, self.encoders, begin, end).batches(order)
+        self._range(split)
+        return self._readers[split].batches(order)
+
+    @functools.cached_property
+    def _readers(self) -> dict[str, Reader]:
+        """Return one reader a split: an epoch writes into the memory of the one before."""
+        return {
+            split: Reader(self.log, self.schema, self.encoders, *self._range(split))
+            for split in SPLITS
+        }
 
     @functools.cached_property
     def _label_sums(self) -> dict[str, float]:

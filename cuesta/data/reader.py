@@ -5,7 +5,7 @@ about `window_bytes` decoded bytes, and the rows within a window are permuted. A
 window is shuffled fully. Which rows are in batch k depends on nothing else, so `start` jumps:
 windows before it are never decoded.
 
-One thread decodes row groups ahead, one encodes them into the window, two gather batches from it.
+Two threads decode row groups ahead, one encodes them into the window, two gather batches from it.
 Memory is one window, a few decoded row groups and the queue of batches, however large the log.
 """
 
@@ -15,7 +15,7 @@ import queue
 import threading
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, final
 
 import numpy as np
@@ -30,7 +30,7 @@ from cuesta.data.schema import Schema
 
 WINDOW_BYTES = 256 * 2**20
 _BATCHES_AHEAD = 4
-_GROUPS_AHEAD = 2
+_GROUPS_AHEAD = 3
 
 
 @final
@@ -63,13 +63,17 @@ class Span(NamedTuple):
 @final
 @dataclass(frozen=True, eq=False)
 class Reader:
-    """Read rows `begin` to `end` of a log as batches."""
+    """Read rows `begin` to `end` of a log as batches.
+
+    `spare` holds the windows of iterations that have ended: the next one writes into their memory.
+    """
 
     log: Log
     schema: Schema
     encoders: Encoders
     begin: int
     end: int
+    spare: list[Window] = field(default_factory=list)
 
     def batches(self, order: Order) -> Iterator[RankingBatch]:
         """Yield the batches of one epoch, made ahead by a thread that ends with the iterator."""
@@ -86,7 +90,7 @@ class Reader:
             skip -= _num_rows(windows[first])
             first += 1
         decoded = self._read([span for spans in windows[first:] for span in spans])
-        window = Window(self.schema, self.encoders)
+        window = self.spare.pop() if self.spare else Window(self.schema, self.encoders)
         for number in range(first, len(windows)):
             window.clear()
             for _ in windows[number]:
@@ -98,6 +102,7 @@ class Reader:
                 permutation = _generator(order, 1 + number).permutation(num_rows)
             yield window.rows(), permutation[skip:]
             skip = 0
+        self.spare.append(window)
 
     def _spans(self, order: Order) -> list[list[Span]]:
         """Return the windows as lists of spans."""
@@ -128,7 +133,7 @@ class Reader:
             columns = read_sound(self.log, span.group, self.schema)
             return {name: column.rows(span.begin, span.end) for name, column in columns.items()}
 
-        with ThreadPoolExecutor(max_workers=1, thread_name_prefix="cuesta-decode") as decoder:
+        with ThreadPoolExecutor(max_workers=2, thread_name_prefix="cuesta-decode") as decoder:
             yield from map_ahead(decoder, read, spans, ahead=_GROUPS_AHEAD)
 
 
