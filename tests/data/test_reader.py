@@ -295,6 +295,17 @@ def test_a_program_that_forgets_its_iterator_ends(frame: pl.DataFrame, tmp_path:
     assert (done.returncode, done.stderr) == (0, b"")
 
 
+def test_iterations_at_the_same_time_do_not_write_into_each_other(data: RankingData) -> None:
+    def epoch() -> Iterator[RankingBatch]:
+        return data.batches("train", batch_size=7, seed=1)
+
+    alone = list(epoch())  # leaves its memory to the next
+    for ours, mine, other in zip(alone, epoch(), epoch(), strict=True):
+        for batch in (mine, other):
+            assert torch.equal(batch.features.values, ours.features.values)
+            assert torch.equal(batch.dense, ours.dense)
+
+
 @pytest.mark.parametrize("seed", [None, 0])
 def test_memory_does_not_grow_with_the_log(tmp_path: Path, seed: int | None) -> None:
     """The peak of NumPy's and Arrow's memory is about that of a log a twelfth as long."""

@@ -29,6 +29,11 @@ def outputs(bags: EmbeddingBags, features: RaggedFeatures) -> tuple[Tensor, Tens
     return bags(pooled), bags.rows(pooled, ["feature2"])[0].values
 
 
+@pytest.mark.parametrize("storage", ["float32", "bfloat16"])
+def test_tables_begin_on_a_cache_line(storage: str) -> None:
+    assert all(make(storage=storage).weight.data_ptr() % 64 == 0 for _ in range(8))
+
+
 @given(features=ragged_features(SIZES))
 def test_a_step_equals_autograd_and_sgd_on_dense_tables(features: RaggedFeatures) -> None:
     bags = make()

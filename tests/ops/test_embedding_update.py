@@ -220,3 +220,7 @@ def test_mistakes_are_named() -> None:
     state = TableState.fresh(torch.zeros(MIXED.storage), MIXED, SGD())
     with pytest.raises(ValueError, match="step counts from 1, got 0"):
         embedding_update(state, [], SGD(), step=0)
+    layout = TableLayout(rows=((1 << 32) + 1,), dims=(1,), features=(0,), poolings=("sum",))
+    lookup = Lookup(layout, torch.tensor([0]), torch.tensor([0, 1]), torch.ones(1, 1))
+    with pytest.raises(ValueError, match=r"at most 2\*\*32 rows, got 1 and 4294967297"):
+        embedding_update(state, [lookup], SGD(), step=1)
