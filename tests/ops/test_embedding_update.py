@@ -216,6 +216,16 @@ def test_training_lowers_the_loss_of_its_own_forward() -> None:
     assert losses[-1] < losses[0] / 2
 
 
+def test_an_update_between_a_forward_and_its_backward_is_noticed() -> None:
+    weight, ids, offsets, sample = make(MIXED, 3, torch.int64)
+    state = TableState.fresh(weight, MIXED, SGD())
+    sample.requires_grad_()
+    out = embedding_bag(state.weight, ids, offsets, layout=MIXED, sample_weights=sample)
+    embedding_update(state, [Lookup(MIXED, ids, offsets, torch.ones_like(out))], SGD(), step=1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        out.sum().backward()
+
+
 def test_mistakes_are_named() -> None:
     state = TableState.fresh(torch.zeros(MIXED.storage), MIXED, SGD())
     with pytest.raises(ValueError, match="step counts from 1, got 0"):

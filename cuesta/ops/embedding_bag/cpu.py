@@ -15,7 +15,7 @@ from torch import Tensor
 from cuesta.ops.lanes import at, load, load_upto, prefetch, spread, store, store_upto, total, zeros
 from cuesta.ops.numba_support import balanced_start, inlined, kernel, num_threads, view
 
-AHEAD = 24  # ids between asking for a row and adding it
+AHEAD = 40  # ids between asking for a row and adding it
 TASKS_PER_THREAD = 8
 
 

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
-from cuesta.ops.bodies import body
+from cuesta.ops.bodies import body, plain_op
 from cuesta.ops.embedding_bag.layout import TableLayout
 from cuesta.ops.embedding_update.optimizers import (
     SGD,
@@ -128,6 +128,7 @@ def embedding_update(
         rows, sources, slots, scales, grad,
         optimizer.code, scalars, _random_key(seed, step) if rounds else None,
     )  # fmt: skip
+    torch.autograd.graph.increment_version(tuple(state))  # so that a backward over them is noticed
 
 
 class _Occurrences(NamedTuple):
@@ -180,7 +181,7 @@ def _random_key(seed: int, step: int) -> int:
     return mixed - (1 << 64) if mixed >> 63 else mixed
 
 
-@torch.library.custom_op("cuesta::embedding_occurrences", mutates_args=())
+@plain_op("embedding_occurrences")
 def _embedding_occurrences(
     ids: Tensor, offsets: Tensor, sample_weights: Tensor | None, grid: Tensor, pooled_width: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -188,7 +189,7 @@ def _embedding_occurrences(
     return run(ids, offsets, sample_weights, grid, pooled_width)
 
 
-@_embedding_occurrences.register_fake
+@torch.library.register_fake("cuesta::embedding_occurrences")
 def _(ids, offsets, sample_weights, grid, pooled_width):  # type: ignore[no-untyped-def]
     num_ids = ids.numel()
     is_by_bag = pooled_width > 0 and sample_weights is None
@@ -201,7 +202,7 @@ def _(ids, offsets, sample_weights, grid, pooled_width):  # type: ignore[no-unty
     )
 
 
-@torch.library.custom_op("cuesta::embedding_update", mutates_args=("weight", "first", "second"))
+@plain_op("embedding_update", mutates_args=("weight", "first", "second"))
 def _embedding_update(
     weight: Tensor, first: Tensor, second: Tensor, tables: Tensor,
     rows: Tensor, sources: Tensor, slots: Tensor, scales: Tensor, grad: Tensor,
@@ -213,7 +214,7 @@ def _embedding_update(
     )
 
 
-@_embedding_update.register_fake
+@torch.library.register_fake("cuesta::embedding_update")
 def _(  # type: ignore[no-untyped-def]
     weight, first, second, tables, rows, sources, slots, scales, grad, code, scalars, random_key
 ):

@@ -65,13 +65,13 @@ def embedding_update(
 ) -> None:  # fmt: skip
     if rows.numel() == 0:
         return
-    threads = num_threads()
-    num_rows = int(tables[-1, 1] + tables[-1, 2])
+    threads, layout = num_threads(), view(tables)
+    num_rows = int(layout[-1, 1] + layout[-1, 2])
     keys = _sorted_keys(view(rows), view(sources), num_rows, threads)
-    scratch = np.empty((threads * TASKS_PER_THREAD, int(tables[:, 3].max())), np.float32)
+    scratch = np.empty((threads * TASKS_PER_THREAD, layout[:, 3].max()), np.float32)
     key = np.uint64(0 if random_key is None else random_key & (2**64 - 1))
     _update(
-        view(weight), view(first), view(second), view(tables), keys, view(slots), view(scales),
+        view(weight), view(first), view(second), layout, keys, view(slots), view(scales),
         view(grad.flatten()), scratch, code, np.array(scalars), key, random_key is not None,
     )  # fmt: skip
 
