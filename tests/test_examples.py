@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from cuesta.cli import THREAD_ENVIRONMENT
+
 FOLDER = Path(__file__).parents[1] / "examples"
 CHAPTERS = sorted(FOLDER.glob("*.py"))
 LIMIT_S = 30  # of processor time: imports, and the compilation of kernels where nothing is cached
@@ -22,7 +24,7 @@ def run(path: Path, *arguments: str, cwd: Path) -> str:
         text=True,
         check=False,
         cwd=cwd,
-        env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE"},
+        env={**os.environ, **THREAD_ENVIRONMENT},
         timeout=10 * LIMIT_S,
     )
     assert done.returncode == 0, done.stderr

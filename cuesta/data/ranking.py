@@ -85,16 +85,15 @@ class RankingData:
         order = Order(
             batch_size=batch_size, seed=seed, epoch=epoch, start=start, drop_last=drop_last
         )
-        self._range(split)
+        bounds = self._range(split)
+        if split not in self._readers:
+            self._readers[split] = Reader(self.log, self.schema, self.encoders, *bounds)
         return self._readers[split].batches(order)
 
     @functools.cached_property
     def _readers(self) -> dict[str, Reader]:
-        """Return one reader a split: an epoch writes into the memory of the one before."""
-        return {
-            split: Reader(self.log, self.schema, self.encoders, *self._range(split))
-            for split in SPLITS
-        }
+        """Hold one reader a split: an epoch writes into the memory of the one before."""
+        return {}
 
     @functools.cached_property
     def _label_sums(self) -> dict[str, float]:

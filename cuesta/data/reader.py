@@ -6,7 +6,7 @@ window is shuffled fully. Which rows are in batch k depends on nothing else, so 
 windows before it are never decoded.
 
 Two threads decode row groups ahead, one encodes them into the window, two gather batches from it.
-Memory is one window, a few decoded row groups and the queue of batches, however large the log.
+Memory is one window, a few decoded row groups and up to sixteen batches, however large the log.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Span(NamedTuple):
 class Reader:
     """Read rows `begin` to `end` of a log as batches.
 
-    `spare` holds the windows of iterations that have ended: the next one writes into their memory.
+    `spare` holds the window of an iteration that has ended: the next one writes into its memory.
     """
 
     log: Log
@@ -90,7 +90,10 @@ class Reader:
             skip -= _num_rows(windows[first])
             first += 1
         decoded = self._read([span for spans in windows[first:] for span in spans])
-        window = self.spare.pop() if self.spare else Window(self.schema, self.encoders)
+        try:
+            window = self.spare.pop()
+        except IndexError:
+            window = Window(self.schema, self.encoders)
         for number in range(first, len(windows)):
             window.clear()
             for _ in windows[number]:
@@ -102,7 +105,7 @@ class Reader:
                 permutation = _generator(order, 1 + number).permutation(num_rows)
             yield window.rows(), permutation[skip:]
             skip = 0
-        self.spare.append(window)
+        self.spare[:] = [window]
 
     def _spans(self, order: Order) -> list[list[Span]]:
         """Return the windows as lists of spans."""

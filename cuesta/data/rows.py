@@ -28,7 +28,7 @@ from cuesta.data.batch import RankingBatch
 from cuesta.data.columns import Column, floats_of, seconds_of
 from cuesta.data.encoders import Encoders, group_keys
 from cuesta.data.schema import Feature, Schema
-from cuesta.ops.lanes import prefetch
+from cuesta.ops.lanes import prefetch as ask_for_line
 from cuesta.ragged import RaggedFeatures
 
 Item = TypeVar("Item")
@@ -307,7 +307,7 @@ def _gather_ragged(values, spans, order, begins, out):  # type: ignore[no-untype
         if i + _AHEAD < order.size:
             start, length = spans[order[i + _AHEAD]]
             for position in range(0, length, line):
-                prefetch(values, start + position)  # type: ignore[call-arg]
+                ask_for_line(values, start + position)  # type: ignore[call-arg]
         start, length = spans[order[i]]
         source, target = np.uint64(start), np.uint64(begins[i])
         for position in range(np.uint64(length)):  # unsigned: no check for an index from the end

@@ -265,7 +265,8 @@ def _initial(tables: Sequence[Table], dtype: torch.dtype, seed: int) -> Tensor:
     """Return the flat buffer of all tables.
 
     numpy asks for huge pages, which random rows of big tables need. It aligns to 16 bytes only; from
-    a whole cache line on, a row of 16 floats is one line and not two.
+    a whole cache line on, a row of 16 floats is one line and not two, unless a table before it ends
+    inside one.
     """
     generator = torch.Generator().manual_seed(seed)
     total = sum(table.num_rows * table.dim for table in tables)

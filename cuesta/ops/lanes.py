@@ -15,11 +15,11 @@ from numba import types
 from numba.core.datamodel import models
 from numba.extending import intrinsic, lower_builtin, register_model, type_callable
 
-from cuesta.ops.numba_support import inlined
+from cuesta.ops.numba_decorators import inlined
 
 WIDTH = 16
 _FLOATS = ir.VectorType(ir.FloatType(), WIDTH)
-_NAMES = {types.float32: "v16f32", types.int16: "v16f16", types.uint16: "v16i16"}
+_SUFFIXES = {types.float32: "v16f32", types.int16: "v16f16", types.uint16: "v16i16"}
 _BYTE_POINTER = ir.IntType(8).as_pointer()
 
 
@@ -85,7 +85,7 @@ def load_part(typing_context, array, index, count):
         align = ir.IntType(32)(stored.bitwidth // 8)
         given = [pointer, align, _first(builder, arguments[2]), ir.Constant(vector, None)]
         kind = ir.FunctionType(vector, [value.type for value in given])
-        function = _declared(builder, f"llvm.masked.load.{_NAMES[stored]}.p0", kind)
+        function = _declared(builder, f"llvm.masked.load.{_SUFFIXES[stored]}.p0", kind)
         return _widened(builder, builder.call(function, given), stored)
 
     return lanes(array, types.intp, types.intp), generate
@@ -101,7 +101,11 @@ def _first(builder, count):
 
 
 def _element(stored):
-    return {types.float32: ir.FloatType(), types.int16: ir.HalfType()}.get(stored, ir.IntType(16))
+    return {
+        types.float32: ir.FloatType(),
+        types.int16: ir.HalfType(),
+        types.uint16: ir.IntType(16),
+    }[stored]
 
 
 def _widened(builder, vector, stored):
@@ -141,7 +145,7 @@ def store_part(typing_context, array, index, value, count):
         align = ir.IntType(32)(stored.bitwidth // 8)
         given = [value, pointer, align, _first(builder, arguments[3])]
         kind = ir.FunctionType(ir.VoidType(), [value.type for value in given])
-        function = _declared(builder, f"llvm.masked.store.{_NAMES[stored]}.p0", kind)
+        function = _declared(builder, f"llvm.masked.store.{_SUFFIXES[stored]}.p0", kind)
         builder.call(function, given)
         return context.get_dummy_value()
 

@@ -4,7 +4,7 @@ random bits.
 Numba knows neither bfloat16 nor float16. Storage is seen as uint16 for bfloat16 and as int16 for
 float16; `widen` and `narrow` convert by type, with the processor's own instructions. The `omp`
 layer is the one that is safe when a prefetching thread and the main thread both run kernels; it
-shares torch's OpenMP runtime, hence never fork after a kernel has run.
+shares torch's OpenMP runtime, hence never fork once this module is imported.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, overload
 from torch import Tensor
+
+from cuesta.ops.numba_decorators import FLAGS, inner
 
 numba.config.THREADING_LAYER = "omp"
 
@@ -30,16 +32,7 @@ torch.set_num_threads(_torch_threads)
 # mallopt(3).
 np.empty((32 << 20) - (8 << 10), np.uint8)
 
-FLAGS = {
-    "contract",
-    "reassoc",
-    "nsz",
-}  # sums may be regrouped by the compiler, the same way on every run
-
 kernel = numba.njit(parallel=True, cache=True, nogil=True, fastmath=FLAGS, error_model="numpy")
-inner = numba.njit(cache=True, nogil=True, fastmath=FLAGS, error_model="numpy")
-# In the hottest loops: a call that LLVM does not inline passes its lanes through memory.
-inlined = numba.njit(cache=True, nogil=True, fastmath=FLAGS, error_model="numpy", inline="always")
 
 
 def view(tensor: Tensor) -> np.ndarray:

@@ -30,7 +30,7 @@ def outputs(bags: EmbeddingBags, features: RaggedFeatures) -> tuple[Tensor, Tens
 
 
 @pytest.mark.parametrize("storage", ["float32", "bfloat16"])
-def test_tables_begin_on_a_cache_line(storage: str) -> None:
+def test_the_storage_begins_on_a_cache_line(storage: str) -> None:
     assert all(make(storage=storage).weight.data_ptr() % 64 == 0 for _ in range(8))
 
 

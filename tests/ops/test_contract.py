@@ -50,3 +50,35 @@ def test_the_first_kernel_leaves_torch_its_threads() -> None:
         "assert torch.get_num_threads() == 1, torch.get_num_threads()\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_results_do_not_depend_on_torchs_default_dtype() -> None:
+    code = (
+        "import torch\nfrom cuesta.ops import *\n"
+        "layout = TableLayout(rows=(9,), dims=(5,), features=(0,), poolings=('sum',))\n"
+        "def run():\n"
+        "    weight, ids, offsets = torch.ones(45, dtype=torch.float32), torch.arange(4), torch.arange(5)\n"
+        "    state = TableState.fresh(weight, layout, SGD())\n"
+        "    out = embedding_bag(weight, ids, offsets, layout=layout)\n"
+        "    embedding_update(state, [Lookup(layout, ids, offsets, out)], SGD(), step=1)\n"
+        "    rows = embedding_rows(weight, ids, offsets, layout=layout)\n"
+        "    return out, weight, rows, dot_interaction(out, out[:, None])\n"
+        "expected = run()\n"
+        "for dtype in (torch.float64, torch.bfloat16):\n"
+        "    torch.set_default_dtype(dtype)\n"
+        "    assert all(torch.equal(a, b) for a, b in zip(run(), expected, strict=True))\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_program_that_has_imported_the_reader_may_still_fork() -> None:
+    code = (
+        "import os, torch, cuesta.data.ranking\n"
+        "child = os.fork()\n"
+        "if child:\n"
+        "    assert os.waitpid(child, 0)[1] == 0\n"
+        "else:\n"
+        "    from cuesta.ops import pad\n    from cuesta.ragged import Ragged\n"
+        "    pad(Ragged.from_lengths(torch.ones(3), [1, 2]))\n    os._exit(0)\n"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)

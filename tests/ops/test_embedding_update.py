@@ -126,6 +126,27 @@ def test_large_sorts_are_exact_for_any_number_of_threads() -> None:
     )
 
 
+def test_strided_inputs_and_narrow_weights_are_read_as_what_they_hold() -> None:
+    weight, ids, offsets, sample = make(MIXED, 6, torch.int64)
+    grad = torch.randn(6, MIXED.width)
+
+    def results(ids: Tensor, offsets: Tensor, sample: Tensor | None) -> list[Tensor]:
+        out = embedding_bag(weight, ids, offsets, layout=MIXED, sample_weights=sample)
+        lookup = Lookup(MIXED, ids, offsets, grad, sample_weights=sample)
+        return [out, *updated(weight, [lookup], RowwiseAdagrad())]
+
+    def strided(tensor: Tensor) -> Tensor:
+        return torch.stack([tensor, tensor + 7], 1)[:, 0]
+
+    half = sample.bfloat16()
+    for plain, other in (
+        (results(ids, offsets, None), results(strided(ids), strided(offsets), None)),
+        (results(ids, offsets, sample), results(ids, offsets, strided(sample))),
+        (results(ids, offsets, half.float()), results(ids, offsets, half)),
+    ):
+        assert all(torch.equal(a, b) for a, b in zip(plain, other, strict=True))
+
+
 def test_rows_no_id_touched_never_change() -> None:
     weight, ids, offsets, _ = make(MIXED, 2, torch.int64)
     optimizer = RowwiseAdagrad(weight_decay=0.5)

@@ -66,3 +66,10 @@ def test_bfloat16_tables_train() -> None:
     assert sum(half[-5:]) < sum(half[:5])
     assert half != losses_of(recipe)
     assert torch.tensor(half).isfinite().all()
+
+
+@pytest.mark.parametrize("name", DEBUG_RECIPES)
+def test_a_debug_recipe_trains_in_bf16(name: str) -> None:
+    recipe = recipe_named(name)
+    losses = losses_of(replace(recipe, loop=replace(recipe.loop, precision="bf16")))
+    assert sum(losses[-5:]) < sum(losses[:5])

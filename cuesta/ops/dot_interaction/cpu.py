@@ -8,11 +8,13 @@ across lanes; backward multiplies the symmetric matrix of slopes with the vector
 from __future__ import annotations
 
 import numba
+import numpy as np
 import torch
 from torch import Tensor
 
 from cuesta.ops.lanes import WIDTH, at, load, load_upto, spread, store_upto, zeros
-from cuesta.ops.numba_support import inlined, kernel, num_threads, view, widen
+from cuesta.ops.numba_decorators import inlined
+from cuesta.ops.numba_support import kernel, num_threads, view, widen
 
 TASKS_PER_THREAD = 4
 
@@ -21,19 +23,19 @@ def dot_interaction(dense: Tensor, sparse: Tensor) -> Tensor:
     num_rows, num_sparse, dim = sparse.shape
     out = dense.new_empty(num_rows, dim + num_sparse * (num_sparse + 1) // 2)
     num_tasks = num_threads() * TASKS_PER_THREAD
-    columns = torch.zeros(num_tasks, dim, _padded(num_sparse + 1))
-    _forward(view(dense), view(sparse), view(out), view(columns))
+    columns = np.zeros((num_tasks, dim, _padded(num_sparse + 1)), np.float32)
+    _forward(view(dense), view(sparse), view(out), columns)
     return out
 
 
 def dot_interaction_backward(grad: Tensor, dense: Tensor, sparse: Tensor) -> tuple[Tensor, Tensor]:
     dense_grad, sparse_grad = torch.empty_like(dense), torch.empty_like(sparse)
     num_tasks, num_vectors = num_threads() * TASKS_PER_THREAD, sparse.shape[1] + 1
-    slopes = torch.zeros(num_tasks, num_vectors, num_vectors)
-    vectors = torch.zeros(num_tasks, num_vectors, _padded(sparse.shape[2]))
+    slopes = np.zeros((num_tasks, num_vectors, num_vectors), np.float32)
+    vectors = np.zeros((num_tasks, num_vectors, _padded(sparse.shape[2])), np.float32)
     _backward(
         view(grad), view(dense), view(sparse), view(dense_grad), view(sparse_grad),
-        view(slopes), view(vectors),
+        slopes, vectors,
     )  # fmt: skip
     return dense_grad, sparse_grad
 

@@ -52,8 +52,12 @@ def embedding_bag(
         raise ValueError(
             f"sample_weights must have one number an id, {ids.numel()}, got shape {tuple(sample_weights.shape)}"
         )
+    if sample_weights is not None:
+        sample_weights = kernel_weights(sample_weights)
     grid = layout.grid.to(weight.device, non_blocking=True)
-    return torch.ops.cuesta.embedding_bag(weight, ids, offsets, sample_weights, grid, layout.width)
+    return torch.ops.cuesta.embedding_bag(
+        weight, ids.contiguous(), offsets.contiguous(), sample_weights, grid, layout.width
+    )
 
 
 def embedding_rows(
@@ -78,9 +82,16 @@ def embedding_rows(
         raise ValueError(
             f"unpooled features must share one dim, got {sorted(dims)}; look them up in groups"
         )
+    grid = layout.grid.to(weight.device, non_blocking=True)
     return torch.ops.cuesta.embedding_rows(
-        weight, ids, offsets, layout.grid.to(weight.device, non_blocking=True), dims.pop()
+        weight, ids.contiguous(), offsets.contiguous(), grid, dims.pop()
     )
+
+
+def kernel_weights(sample_weights: Tensor) -> Tensor:
+    """Return sample weights as the bodies read them: contiguous, and float32 or wider."""
+    is_narrow = sample_weights.dtype in (torch.bfloat16, torch.float16)
+    return (sample_weights.float() if is_narrow else sample_weights).contiguous()
 
 
 def _check(weight: Tensor, ids: Tensor, offsets: Tensor, layout: TableLayout) -> None:

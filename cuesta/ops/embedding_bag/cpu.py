@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from cuesta.ops.lanes import at, load, load_upto, prefetch, spread, store, store_upto, total, zeros
-from cuesta.ops.numba_support import balanced_start, inlined, kernel, num_threads, view
+from cuesta.ops.numba_decorators import inlined
+from cuesta.ops.numba_support import balanced_start, kernel, num_threads, view
 
 AHEAD = 40  # ids between asking for a row and adding it
 TASKS_PER_THREAD = 8
@@ -27,7 +28,8 @@ def embedding_bag(
     grid: Tensor,
     width: int,
 ) -> Tensor:
-    out = torch.empty((offsets.numel() - 1) // grid.shape[0], width)  # [B, D]
+    num_rows = (offsets.numel() - 1) // grid.shape[0]
+    out = torch.empty(num_rows, width, dtype=torch.float32)  # [B, D]
     bad = np.full(num_threads() * TASKS_PER_THREAD, -1)
     scales = np.empty(0, np.float32) if sample_weights is None else view(sample_weights)
     _pool(view(weight), view(ids), view(offsets), scales, view(grid), view(out), bad)
@@ -36,7 +38,7 @@ def embedding_bag(
 
 
 def embedding_rows(weight: Tensor, ids: Tensor, offsets: Tensor, grid: Tensor, dim: int) -> Tensor:
-    out = torch.empty(ids.numel(), dim)  # [T, D]
+    out = torch.empty(ids.numel(), dim, dtype=torch.float32)  # [T, D]
     bad = np.full(num_threads() * TASKS_PER_THREAD, -1)
     _gather(view(weight), view(ids), view(offsets), view(grid), view(out), bad)
     _raise_bad_id(bad, ids, offsets, grid)
@@ -46,7 +48,7 @@ def embedding_rows(weight: Tensor, ids: Tensor, offsets: Tensor, grid: Tensor, d
 def sample_weight_grad(
     grad: Tensor, weight: Tensor, ids: Tensor, offsets: Tensor, grid: Tensor
 ) -> Tensor:
-    out = torch.empty(ids.numel())
+    out = torch.empty(ids.numel(), dtype=torch.float32)
     tasks = num_threads() * TASKS_PER_THREAD
     _dot(view(grad), view(weight), view(ids), view(offsets), view(grid), view(out), tasks)
     return out

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
 from cuesta.ops.bodies import body, plain_op
+from cuesta.ops.embedding_bag import kernel_weights
 from cuesta.ops.embedding_bag.layout import TableLayout
 from cuesta.ops.embedding_update.optimizers import (
     SGD,
@@ -132,16 +133,16 @@ def embedding_update(
 
 
 class _Occurrences(NamedTuple):
-    """Say which rows take which gradients: row `rows[i]` gets `scales[k]` times the gradient that
-    begins at `slots[k]`, k = `sources[i]`.
+    """Say which rows take which gradients: row `rows[i]` gets `scales[s]` times the gradient that
+    begins at `slots[s]`, s = `sources[i]`.
 
     A source is a bag, or an occurrence where each has a gradient or a scale of its own.
     """
 
     rows: Int64[Tensor, " T"]
     sources: Int[Tensor, " T"]
-    slots: Int64[Tensor, " K"]
-    scales: Float[Tensor, " K"]
+    slots: Int64[Tensor, " sources"]
+    scales: Float[Tensor, " sources"]
 
 
 def _occurrences(lookups: Sequence[Lookup]) -> _Occurrences:
@@ -150,8 +151,13 @@ def _occurrences(lookups: Sequence[Lookup]) -> _Occurrences:
     for lookup in lookups:
         grid = lookup.layout.grid.to(lookup.ids.device, non_blocking=True)
         width = lookup.layout.width if lookup.is_pooled else 0
+        weights = lookup.sample_weights
         part = torch.ops.cuesta.embedding_occurrences(
-            lookup.ids, lookup.offsets, lookup.sample_weights, grid, width
+            lookup.ids.contiguous(),
+            lookup.offsets.contiguous(),
+            None if weights is None else kernel_weights(weights),
+            grid,
+            width,
         )
         parts.append(_Occurrences(*part))
     num_sources = sum(part.slots.numel() for part in parts)

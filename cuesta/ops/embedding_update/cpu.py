@@ -21,10 +21,9 @@ from cuesta.ops.embedding_update.optimizers import (
 )
 from cuesta.ops.lanes import at, load, load_upto, prefetch, root, spread, store, store_upto, zeros
 from cuesta.ops.lanes import total as sum_of
+from cuesta.ops.numba_decorators import inlined, inner
 from cuesta.ops.numba_support import (
     balanced_start,
-    inlined,
-    inner,
     kernel,
     narrow_random,
     num_threads,
@@ -49,7 +48,7 @@ def occurrences(
     rows = torch.empty(num_ids, dtype=torch.int64)
     sources = torch.empty(num_ids, dtype=torch.int32)
     slots = torch.empty(num_bags if is_by_bag else num_ids, dtype=torch.int64)
-    scales = torch.empty(slots.numel())
+    scales = torch.empty(slots.numel(), dtype=torch.float32)
     given = np.empty(0, np.float32) if sample_weights is None else view(sample_weights)
     _locate(
         view(ids), view(offsets), given, view(grid), pooled_width,

@@ -60,7 +60,7 @@ class DLRM(nn.Module):
         """Return one logit a row."""
         dense, vectors, history = self.inputs(batch)
         bottom = self.bottom(torch.cat([dense, history], 1)).relu()
-        return self.top(dot_interaction(bottom, vectors)).squeeze(1)
+        return self.top(dot_interaction(bottom.to(vectors.dtype), vectors)).squeeze(1)
 
 
 @final
