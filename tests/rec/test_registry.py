@@ -11,7 +11,7 @@ import torch
 from cuesta.cli.recipes import RECIPES, recipe_named
 from cuesta.engine.loop import train
 from cuesta.engine.recipe import from_json, to_json
-from tests.golden import DEBUG_RECIPES, FOLDER, losses_of
+from tests.golden import DEBUG_RECIPES, FOLDER, NUM_LOSSES, losses_of
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -69,7 +69,12 @@ def test_bfloat16_tables_train() -> None:
 
 
 @pytest.mark.parametrize("name", DEBUG_RECIPES)
-def test_a_debug_recipe_trains_in_bf16(name: str) -> None:
+def test_a_debug_recipe_trains_in_bf16(name: str, tmp_path) -> None:
     recipe = recipe_named(name)
-    losses = losses_of(replace(recipe, loop=replace(recipe.loop, precision="bf16")))
+    half = replace(recipe, loop=replace(recipe.loop, precision="bf16"))
+    result = train(half, tmp_path / "half")
+    lines = (tmp_path / "half/losses.jsonl").read_text().splitlines()
+    losses = [json.loads(line)["loss"] for line in lines]
     assert sum(losses[-5:]) < sum(losses[:5])
+    assert losses[:NUM_LOSSES] != losses_of(recipe), "bf16 changed nothing: was it on?"
+    assert result.test["ne"] < 1.0

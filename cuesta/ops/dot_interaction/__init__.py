@@ -8,9 +8,12 @@ first copied side by side.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.autograd.function import BackwardCFunction, FunctionCtx
 from torch.utils.flop_counter import register_flop_formula
 
 from cuesta.ops.bodies import body
@@ -54,7 +57,7 @@ def _dot_interaction(dense: Tensor, sparse: Tensor) -> Tensor:
 
 
 @_dot_interaction.register_fake
-def _(dense, sparse):  # type: ignore[no-untyped-def]
+def _(dense: Tensor, sparse: Tensor) -> Tensor:
     return dense.new_empty(dense.shape[0], _width(sparse.shape))
 
 
@@ -65,15 +68,15 @@ def _dot_interaction_backward(grad: Tensor, dense: Tensor, sparse: Tensor) -> tu
 
 
 @_dot_interaction_backward.register_fake
-def _(grad, dense, sparse):  # type: ignore[no-untyped-def]
+def _(grad: Tensor, dense: Tensor, sparse: Tensor) -> tuple[Tensor, Tensor]:
     return torch.empty_like(dense), torch.empty_like(sparse)
 
 
-def _setup(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+def _setup(ctx: FunctionCtx, inputs: tuple[Tensor, ...], output: Tensor) -> None:
     ctx.save_for_backward(*inputs)
 
 
-def _backward(ctx, grad):  # type: ignore[no-untyped-def]
+def _backward(ctx: BackwardCFunction, grad: Tensor) -> tuple[Tensor, Tensor]:
     return torch.ops.cuesta.dot_interaction_backward(grad, *ctx.saved_tensors)
 
 
@@ -81,17 +84,19 @@ _dot_interaction.register_autograd(_backward, setup_context=_setup)
 
 
 @register_flop_formula(torch.ops.cuesta.dot_interaction)
-def _flops(dense, sparse, **_) -> int:  # type: ignore[no-untyped-def]
+def _flops(dense: Sequence[int], sparse: Sequence[int], **_: object) -> int:
     """Count a multiply and an add per element of every pair."""
     return 2 * sparse[0] * sparse[2] * (_width(sparse) - sparse[2])
 
 
 @register_flop_formula(torch.ops.cuesta.dot_interaction_backward)
-def _flops_backward(grad, dense, sparse, **_) -> int:  # type: ignore[no-untyped-def]
+def _flops_backward(
+    grad: Sequence[int], dense: Sequence[int], sparse: Sequence[int], **_: object
+) -> int:
     """Count each pair twice: it moves both of its vectors."""
     return 2 * _flops(dense, sparse)
 
 
-def _width(sparse):  # type: ignore[no-untyped-def]
+def _width(sparse: Sequence[int]) -> int:
     """Return D + pairs of the shape [B, F, D]."""
     return sparse[2] + sparse[1] * (sparse[1] + 1) // 2
