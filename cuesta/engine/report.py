@@ -1,20 +1,14 @@
-"""`report.html`: what a run was, how well it did and how to repeat it, in one file that needs
-nothing else.
-
-The page is a jinja2 template beside this file; charts are inline SVG, images inline PNG. It reads
-on a phone, in light and dark, and loads nothing from anywhere.
-"""
+"""`report.html` of a run: what it was, how well it did and how to repeat it."""
 
 from __future__ import annotations
 
-import base64
 import datetime
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cuesta.data.files import write_text
+from cuesta.engine.page import leaves, render_page, spelt
 from cuesta.engine.recipe import Json, Recipe, fingerprint, to_json
 from cuesta.engine.run_folder import RunFolder, read_journal, read_json
 from cuesta.engine.section import Chart, Section, Series, Table
@@ -25,22 +19,11 @@ _NUM_CARDS = 4
 
 def write_report(run: RunFolder, recipe: Recipe, evaluations: Mapping[str, Evaluation]) -> None:
     """Write the report from a finished run's files and its best weights' evaluations by split."""
-    import jinja2
-
-    loader = jinja2.FileSystemLoader(Path(__file__).parent)
-    page = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    page.filters["number"] = number
-    page.filters["svg"] = _svg
-    page.filters["png"] = lambda image: base64.b64encode(image.png).decode()
-    page.filters["spelt"] = spelt
-    page.filters["size"] = size
-    page.tests["chart"] = lambda part: isinstance(part, Chart)
-    page.tests["table"] = lambda part: isinstance(part, Table)
-    page.tests["numeric"] = lambda cell: isinstance(cell, (int, float))
     test = evaluations["test"]
     sessions = _sessions(run)
     started = datetime.datetime.fromisoformat(str(sessions[0]["started"]))
-    text = page.get_template("report.html.j2").render(
+    text = render_page(
+        Path(__file__).parent / "report.html.j2",
         recipe=recipe,
         fingerprint=fingerprint(recipe),
         summary=read_json(run.metrics),
@@ -48,56 +31,12 @@ def write_report(run: RunFolder, recipe: Recipe, evaluations: Mapping[str, Evalu
         cards=list(test.metrics.items())[:_NUM_CARDS],
         meanings=test.meanings,
         sections=[_training_section(run, recipe), *test.sections],
-        settings=_leaves(to_json(recipe)),
+        settings=leaves(to_json(recipe)),
         sessions=sessions,
         started=f"{started:%d %B %Y, %H:%M} UTC",
-        environment=_leaves(sessions[-1]),
+        environment=leaves(sessions[-1]),
     )
     write_text(run.report, text)
-
-
-def number(value: str | int | float | None) -> str:
-    """Return a cell as text: integers with separators, floats with four digits, NaN as n/a.
-
-    >>> number(1234567), number(0.123456), number(float("nan")), number("as it is")
-    ('1,234,567', '0.1235', 'n/a', 'as it is')
-    """
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return "n/a"
-    if isinstance(value, str):
-        return value
-    if isinstance(value, int) or (value.is_integer() and abs(value) >= 10):
-        return f"{int(value):,}"
-    return f"{value:.4f}" if 1e-4 <= abs(value) < 1e4 or value == 0 else f"{value:.3e}"
-
-
-def spelt(name: str) -> str:
-    """Return a metric's name as a reader expects it.
-
-    >>> spelt("ne"), spelt("calibration_error")
-    ('NE', 'calibration error')
-    """
-    return {"auc": "AUC", "ne": "NE", "gauc": "gAUC"}.get(name, name.replace("_", " "))
-
-
-def size(num_bytes: int) -> str:
-    """Return a number of bytes in the unit that suits it.
-
-    >>> size(1000), size(3 << 20)
-    ('1000 bytes', '3.0 MiB')
-    """
-    for unit, scale in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
-        if num_bytes >= scale:
-            return f"{num_bytes / scale:.1f} {unit}"
-    return f"{num_bytes} bytes"
-
-
-def _svg(chart: Chart) -> str:
-    import markupsafe
-
-    from cuesta.engine.pictures import chart_svg
-
-    return markupsafe.Markup(chart_svg(chart))
 
 
 def _metrics_table(evaluations: Mapping[str, Evaluation]) -> Table:
@@ -168,15 +107,3 @@ def _sessions(run: RunFolder) -> list[dict[str, Json]]:
     sessions = read_json(run.environment)
     assert isinstance(sessions, list)
     return [session for session in sessions if isinstance(session, dict)]
-
-
-def _leaves(value: Json, path: str = "") -> dict[str, str]:
-    """Return the settings by dotted path, as text; a group's `class` stands at its own path."""
-    if not isinstance(value, dict):
-        return {path: value if isinstance(value, str) else json.dumps(value)}
-    leaves: dict[str, str] = {}
-    for name, item in value.items():
-        inner = path if name == "class" else f"{path}.{name}".lstrip(".")
-        if inner:
-            leaves |= _leaves(item, inner)
-    return leaves

@@ -43,10 +43,10 @@ class Chart:
 
 @dataclass(frozen=True, kw_only=True)
 class Image:
-    """Hold one encoded PNG and the words under it."""
+    """Hold one encoded PNG or JPEG and the words under it."""
 
     caption: str
-    png: bytes
+    data: bytes
 
 
 @dataclass(frozen=True, kw_only=True)

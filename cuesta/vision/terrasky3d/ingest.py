@@ -1,0 +1,229 @@
+"""Ingest: photos and videos to upright images, one folder a camera, with every exclusion named.
+
+Photos share a camera when they lie in the same folder, say the same make, model, lens and focal
+length, and have the same size once upright: portrait and landscape photos of one phone are two
+cameras, since turning moves the principal point. Pixels are copied as they are unless they must be
+turned or are in a format that the next steps do not read.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+from statistics import median
+from typing import Any, final
+
+from cuesta.data.files import atomic_file
+from cuesta.errors import UserError
+from cuesta.vision.terrasky3d.photos import SUFFIXES, Photo, Unreadable, motion_between, read_photo
+from cuesta.vision.terrasky3d.photos import upright as read_upright
+from cuesta.vision.terrasky3d.settings import IngestSettings
+from cuesta.vision.terrasky3d.video import VIDEO_SUFFIXES, extract_frames
+
+_COPIED = {".jpg", ".jpeg", ".png"}
+_QUALITY = 97  # of JPEGs that had to be turned
+_NEAR_BITS = 4
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Hold one photo or frame as it came: its path, its name relative to the folder, its clip."""
+
+    path: Path
+    name: str
+    clip: str | None
+
+
+def list_inputs(photos: Path) -> list[list[Any]]:
+    """Return name, size and time of change of every photo and video below the folder, sorted.
+
+    Raises `UserError` where there is no folder, or nothing in it to read.
+    """
+    if not photos.exists():
+        raise UserError(f"{photos}: no such folder; name a folder of photos or a video")
+    if not os.access(photos, os.R_OK):
+        raise UserError(f"{photos}: no permission to read it; change its rights")
+    found = []
+    for path in sorted([photos] if photos.is_file() else photos.rglob("*")):
+        known = path.suffix.lower() in SUFFIXES | VIDEO_SUFFIXES
+        if known and path.is_file() and not path.name.startswith("."):
+            about = path.stat()
+            found.append([_relative(path, photos), about.st_size, about.st_mtime_ns])
+    if not found:
+        kinds = ", ".join(sorted(SUFFIXES | VIDEO_SUFFIXES))
+        raise UserError(f"{photos}: no photo or video in it ({kinds}); name another folder")
+    return found
+
+
+def ingest(
+    photos: Path,
+    folder: Path,
+    settings: IngestSettings,
+    on_progress: Callable[[int, int], None],
+) -> dict[str, Any]:
+    """Write `folder/images/cam_N/...` and return what became of each input and each camera.
+
+    The result holds `images` (name, source, focal, GPS, size, clip, notes), `excluded` (source,
+    reason) and `cameras` (folder, size, EXIF focal length, what EXIF calls it). Images that a run cut
+    off has written are not written again. Raises `UserError` where fewer than two are left.
+    """
+    sources = _sources(photos, folder, settings)
+    excluded: list[dict[str, str]] = []
+    read: list[tuple[Source, Photo]] = []
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        for done, (source, photo) in enumerate(zip(sources, pool.map(_try, sources), strict=True)):
+            if isinstance(photo, str):
+                excluded.append({"source": source.name, "reason": f"not readable: {photo}"})
+            else:
+                read.append((source, photo))
+            on_progress(done + 1, 2 * len(sources))
+        kept, poor = _judge(read, settings)
+        excluded += poor
+        if len(kept) < 2:
+            raise UserError(_too_few(photos, len(kept), excluded))
+        groups = _cameras(kept)
+        images = _named(groups)
+        copied = pool.map(lambda item: _write(item[1][0], item[1][1], folder / "images" / item[0]), images.items())
+        for done, _ in enumerate(copied):
+            on_progress(len(sources) + done + 1, len(sources) + len(images))
+    return {
+        "images": [_about(name, source, photo) for name, (source, photo) in images.items()],
+        "excluded": sorted(excluded, key=lambda item: item["source"]),
+        "cameras": [
+            {
+                "folder": f"cam_{number}",
+                "width": group[0][1].width,
+                "height": group[0][1].height,
+                "focal_px": group[0][1].focal_px,
+                "exif": group[0][1].camera,
+                "from": str(PurePosixPath(group[0][0].name).parent),
+                "num_images": len(group),
+            }
+            for number, group in enumerate(groups)
+        ],
+    }
+
+
+def _sources(photos: Path, folder: Path, settings: IngestSettings) -> list[Source]:
+    """Return the photos, and the frames of the videos after extracting them."""
+    sources = []
+    for name, *_ in list_inputs(photos):
+        path = photos if photos.is_file() else photos / name
+        if path.suffix.lower() in SUFFIXES:
+            sources.append(Source(path=path, name=name, clip=None))
+            continue
+        clip = str(PurePosixPath(name).with_suffix(""))
+        for frame in extract_frames(path, folder / "clips" / clip, settings.frames_per_second):
+            sources.append(Source(path=frame, name=f"{clip}/{frame.name}", clip=clip))
+    return sources
+
+
+def _try(source: Source) -> Photo | str:
+    try:
+        return read_photo(source.path)
+    except Unreadable as error:
+        return str(error)
+
+
+def _judge(
+    read: Sequence[tuple[Source, Photo]], settings: IngestSettings
+) -> tuple[list[tuple[Source, Photo]], list[dict[str, str]]]:
+    """Return what is good enough to keep, and the reasons why the rest is not."""
+    kept: list[tuple[Source, Photo]] = []
+    excluded: list[dict[str, str]] = []
+    for group in _cameras(read):
+        usual = median(photo.sharpness for _, photo in group)
+        for source, photo in group:
+            reason = None
+            if photo.clipped > settings.max_clipped:
+                reason = f"{photo.clipped:.0%} of its pixels are black or white"
+            elif photo.sharpness < settings.min_sharpness * usual:
+                reason = f"blurred: {photo.sharpness / usual:.0%} of its camera's median sharpness"
+            else:
+                twin = _twin(source, photo, kept, settings)
+                if twin is not None:
+                    reason = f"shows what {twin} shows, from the same place"
+            if reason is None or settings.keep_all:
+                kept.append((source, photo))
+            if reason is not None:
+                excluded.append({"source": source.name, "reason": reason})
+    if settings.keep_all:
+        return kept, []
+    return kept, excluded
+
+
+def _twin(
+    source: Source,
+    photo: Photo,
+    kept: Sequence[tuple[Source, Photo]],
+    settings: IngestSettings,
+) -> str | None:
+    """Return the name of a kept image from the same place, if there is one."""
+    for other, seen in kept:
+        is_near = (photo.hash_bits ^ seen.hash_bits).bit_count() <= _NEAR_BITS
+        if is_near and (seen.width, seen.height) == (photo.width, photo.height):
+            if motion_between(other.path, source.path) < settings.min_motion:
+                return other.name
+    return None
+
+
+def _cameras(read: Sequence[tuple[Source, Photo]]) -> list[list[tuple[Source, Photo]]]:
+    """Return the images by camera, in the order of the first image of each."""
+    groups: dict[tuple[object, ...], list[tuple[Source, Photo]]] = {}
+    for source, photo in sorted(read, key=lambda item: item[0].name):
+        parent = PurePosixPath(source.name).parent
+        key = (parent, photo.camera, photo.width, photo.height)
+        groups.setdefault(key, []).append((source, photo))
+    return list(groups.values())
+
+
+def _named(
+    groups: Sequence[Sequence[tuple[Source, Photo]]],
+) -> dict[str, tuple[Source, Photo]]:
+    """Return the images by the name that each gets; stems are unique within a folder."""
+    named: dict[str, tuple[Source, Photo]] = {}
+    for number, group in enumerate(groups):
+        stems: set[str] = set()
+        for source, photo in group:
+            path = PurePosixPath(source.name)
+            stem = path.stem if path.stem not in stems else path.name.replace(".", "_")
+            stems.add(stem)
+            suffix = path.suffix if path.suffix.lower() in _COPIED else ".png"
+            named[f"cam_{number}/{stem}{suffix}"] = (source, photo)
+    return named
+
+
+def _write(source: Source, photo: Photo, target: Path) -> None:
+    if target.exists():
+        return
+    with atomic_file(target) as temporary:
+        if not photo.is_turned and source.path.suffix.lower() in _COPIED:
+            shutil.copyfile(source.path, temporary)
+        elif target.suffix.lower() == ".png":
+            read_upright(source.path).save(temporary, format="PNG", compress_level=1)
+        else:
+            image = read_upright(source.path)
+            image.save(temporary, format="JPEG", quality=_QUALITY, subsampling=0)
+
+
+def _about(name: str, source: Source, photo: Photo) -> dict[str, Any]:
+    facts = asdict(photo)
+    del facts["hash_bits"]
+    gps = photo.gps and list(photo.gps)
+    return {"name": name, "source": source.name, "clip": source.clip, **facts, "gps": gps}
+
+
+def _relative(path: Path, photos: Path) -> str:
+    return path.name if photos.is_file() else path.relative_to(photos).as_posix()
+
+
+def _too_few(photos: Path, num_kept: int, excluded: Sequence[dict[str, str]]) -> str:
+    reasons = "; ".join(f"{item['source']} ({item['reason']})" for item in excluded[:5])
+    found = f"only {num_kept} usable image" if num_kept else "no usable image"
+    told = f": {reasons}" if excluded else ""
+    return f"{photos}: {found}{told}; a reconstruction needs two, better ten or more"

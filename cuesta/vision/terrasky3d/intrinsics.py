@@ -1,0 +1,161 @@
+"""Intrinsics that a user brings: K.txt, a COLMAP model or its cameras.txt, transforms.json, or our own
+calibration.json; fitted to the images, or refused where they contradict them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, cast, final
+
+import numpy as np
+import torch
+
+from cuesta.data.scenes.read import read_views
+from cuesta.errors import UserError
+from cuesta.geometry import MODELS, Camera
+from cuesta.geometry.cameras import Model
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Intrinsics:
+    """Hold cameras by what they are for: the stem of an image, a folder of photos, or any (`*`).
+
+    `has_size` is false where the file does not say for which size of images it is (K.txt).
+    """
+
+    path: Path
+    cameras: Mapping[str, Camera]
+    has_size: bool = True
+
+
+def read_intrinsics(path: Path) -> Intrinsics:
+    """Return the cameras of a file or folder. Raises `UserError` naming what is wrong with it."""
+    if not path.exists():
+        raise UserError(f"{path}: no such file of intrinsics; name K.txt, cameras.txt, …")
+    if path.name == "cameras.txt":
+        return Intrinsics(path=path, cameras=_cameras_txt(path))
+    if path.suffix == ".txt":
+        return Intrinsics(path=path, cameras={"*": _k_txt(path)}, has_size=False)
+    if path.suffix == ".json" and path.name != "transforms.json":
+        return Intrinsics(path=path, cameras=_calibration_json(path))
+    views = read_views(path)
+    named = {PurePosixPath(name).stem: views.camera(name) for name in views.names}
+    return Intrinsics(path=path, cameras=named)
+
+
+def camera_for(
+    intrinsics: Intrinsics, group: Mapping[str, Any], names: Sequence[str]
+) -> Camera:
+    """Return the camera of a group of images, at their size.
+
+    By the images' own names, else by the folder that they came from, else the only one, else the
+    only one of their size. Raises `UserError` where none fits, or its size or principal point
+    contradict the images.
+    """
+    where = f"{intrinsics.path} (for the photos in {group['from']!r})"
+    camera = _find(intrinsics, group, names)
+    if camera is None:
+        raise UserError(f"{where}: no camera in it fits; give one, or one for each folder or size")
+    width, height = int(group["width"]), int(group["height"])
+    if not intrinsics.has_size:
+        camera = Camera(camera.model, camera.params, width, height)
+    if (camera.width, camera.height) != (width, height):
+        if abs(camera.width * height - camera.height * width) > max(width, height):
+            raise UserError(
+                f"{where}: it is for images of {camera.width} x {camera.height}, these are "
+                f"{width} x {height}, cut differently; give the intrinsics of these images"
+            )
+        camera = camera.resized(width, height)
+    _check_plausible(camera, where)
+    return camera
+
+
+def _find(
+    intrinsics: Intrinsics, group: Mapping[str, Any], names: Sequence[str]
+) -> Camera | None:
+    cameras = intrinsics.cameras
+    stems = [PurePosixPath(name).stem for name in names]
+    known = [cameras[stem] for stem in stems if stem in cameras]
+    if known:
+        return known[0]
+    if group["from"] in cameras:
+        return cameras[group["from"]]
+    if len(cameras) == 1:
+        return next(iter(cameras.values()))
+    fitting = [c for c in cameras.values() if (c.width, c.height) == (group["width"], group["height"])]
+    return fitting[0] if len(fitting) == 1 else None
+
+
+def _check_plausible(camera: Camera, where: str) -> None:
+    """Refuse a focal length or principal point that no lens with these images has."""
+    (cx, cy), focal = camera.principal_point().tolist(), camera.focal().tolist()
+    size = f"{camera.width} x {camera.height}"
+    if not (0.25 <= cx / camera.width <= 0.75 and 0.25 <= cy / camera.height <= 0.75):
+        raise UserError(
+            f"{where}: its principal point ({cx:g}, {cy:g}) is not in the middle half of images of "
+            f"{size}; is it for another size?"
+        )
+    longer = max(camera.width, camera.height)
+    if not all(0.1 * longer <= f <= 20 * longer for f in focal):
+        raise UserError(
+            f"{where}: focal lengths of {focal[0]:g} and {focal[1]:g} px do not go with images of "
+            f"{size}; they are in pixels, not millimetres"
+        )
+
+
+def _k_txt(path: Path) -> Camera:
+    try:
+        matrix = np.loadtxt(path, ndmin=2)
+    except ValueError as error:
+        raise UserError(f"{path}: not a table of numbers ({error}); write K as 3 rows of 3") from error
+    if matrix.shape != (3, 3) or abs(matrix[0, 1]) > 1 or not np.allclose(matrix[2], [0, 0, 1]):
+        raise UserError(f"{path}: no calibration matrix K: 3 rows of 3, the last 0 0 1, without skew")
+    params = [matrix[0, 0], matrix[1, 1], matrix[0, 2], matrix[1, 2]]
+    return Camera("PINHOLE", torch.tensor(params, dtype=torch.float64), 1, 1)
+
+
+def _cameras_txt(path: Path) -> dict[str, Camera]:
+    cameras = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        words = line.split("#")[0].split()
+        if words:
+            try:
+                size, params = [int(word) for word in words[2:4]], [float(w) for w in words[4:]]
+            except ValueError as error:
+                raise UserError(f"{path}, line {number}: {error}; write ID MODEL W H PARAMS") from error
+            cameras[words[0]] = _camera(words[1], size, params, f"{path}, line {number}")
+    if not cameras:
+        raise UserError(f"{path}: no camera in it; write ID MODEL WIDTH HEIGHT PARAMS")
+    return cameras
+
+
+def _calibration_json(path: Path) -> dict[str, Camera]:
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))["cameras"]
+        return {
+            str(entry["from"]): _camera(
+                entry["model"], [entry["width"], entry["height"]], entry["params"], str(path)
+            )
+            for entry in entries
+        }
+    except (ValueError, KeyError, TypeError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(
+            f"{path}: no calibration of ours ({error}); it holds cameras with from, model, width, "
+            "height and params"
+        ) from error
+
+
+def _camera(model: str, size: Sequence[int], params: Sequence[float], where: str) -> Camera:
+    if model not in MODELS:
+        raise UserError(f"{where}: camera model {model!r}; use one of {', '.join(MODELS)}")
+    try:
+        tensor = torch.tensor(list(params), dtype=torch.float64)
+        return Camera(cast(Model, model), tensor, *size)
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from error

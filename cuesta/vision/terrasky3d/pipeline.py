@@ -1,0 +1,275 @@
+"""`reconstruct`: a folder of photos or a video to a posed, checked scene, stage by stage.
+
+```
+photos ─ ingest ─ calibrate ─ features ─ matches ─ sparse ─ metric ─ undistort ─ report, manifest
+```
+
+Each stage reads paths and writes one folder under `work/`; see `stages`. What a scene is for is then
+linked into its layout, and the manifest is written last. After TerraSky3D (specification of the tool
+that its data set was made with), on pycolmap.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cuesta import __version__
+from cuesta.data.files import atomic_folder, write_text
+from cuesta.data.scenes.colmap import read_reconstruction
+from cuesta.data.scenes.scene import Scene, write_manifest
+from cuesta.engine.recipe import to_json
+from cuesta.errors import UserError
+from cuesta.vision.terrasky3d.calibrate import calibrate
+from cuesta.vision.terrasky3d.features import extract_features
+from cuesta.vision.terrasky3d.gates import Gate, Grade, ImageQuality, judge, measure_images
+from cuesta.vision.terrasky3d.georegister import georegister
+from cuesta.vision.terrasky3d.ingest import ingest, list_inputs
+from cuesta.vision.terrasky3d.mapping import map_scene
+from cuesta.vision.terrasky3d.matching import match
+from cuesta.vision.terrasky3d.settings import Settings
+from cuesta.vision.terrasky3d.stages import OnProgress, Stage, fingerprint, run_stage
+from cuesta.vision.terrasky3d.undistort import undistort
+
+_CODE = 1  # raised when a stage's result changes; what was made before is then made again
+
+
+class Excluded(NamedTuple):
+    """Hold an input that is not in the scene, and why."""
+
+    name: str
+    reason: str
+
+
+class Reconstruction(NamedTuple):
+    """Hold what came out: the scene, how good it is, and everything that is not in it."""
+
+    scene: Scene
+    grade: Grade
+    gates: list[Gate]
+    images: list[ImageQuality]
+    excluded: list[Excluded]
+    notes: list[str]
+    stages: list[Stage]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it in plain data, for `verdict.json` and `--json`."""
+        sparse, metric = self.result("sparse")["models"][0], self.result("metric")
+        return {
+            "scene": str(self.scene.root),
+            "verdict": self.grade,
+            "gates": [gate._asdict() for gate in self.gates],
+            "num_images": len(self.images),
+            "num_points": sparse["num_points"],
+            "mean_reprojection_px": sparse["mean_reprojection_px"],
+            "mean_track_length": sparse["mean_track_length"],
+            "excluded": [item._asdict() for item in self.excluded],
+            "notes": self.notes,
+            "metric": {k: metric[k] for k in ("source", "rmse_m", "num_used", "origin")},
+            "seconds": {stage.name: round(stage.seconds, 2) for stage in self.stages},
+            "report": str(self.scene.report),
+        }
+
+    def result(self, name: str) -> dict[str, Any]:
+        """Return the result of a stage."""
+        return next(stage.result for stage in self.stages if stage.name == name)
+
+
+def reconstruct(
+    photos: str | Path,
+    out: str | Path,
+    settings: Settings,
+    *,
+    on_progress: OnProgress = lambda stage, done, total: None,
+) -> Reconstruction:
+    """Return the scene made of the photos or the video at `photos`, in the folder `out`.
+
+    What a run with the same settings has finished is not done again; with other settings, the stages
+    that they touch are. Raises `UserError` in one line where the photos, the settings or the disk do
+    not allow it; `out` is then no scene yet (it has no manifest), and goes on where it was.
+    """
+    photos, scene = Path(photos), Scene(Path(out))
+    _check_ours(scene, photos)
+    stages = _run_stages(photos, scene, settings, on_progress)
+    result = _judged(scene, stages)
+    mark = fingerprint([__version__, _CODE, *(stage.fingerprint for stage in stages)])
+    if not _is_published(scene, mark):
+        on_progress("publish", 0, 1)
+        _publish(scene, result, settings, mark)
+    on_progress("publish", 1, 1)
+    return result
+
+
+def _run_stages(
+    photos: Path, scene: Scene, settings: Settings, on_progress: OnProgress
+) -> list[Stage]:
+    """Run what is not done; each stage's inputs are its settings and the stages before it."""
+    work, seed = scene.work, settings.seed
+
+    def show(name: str) -> Callable[[int, int], None]:
+        return lambda done, total: on_progress(name, done, total)
+
+    def run(name: str, make: Callable[[Path], dict[str, Any]], inputs: Any, *after: Stage) -> Stage:
+        on_progress(name, 0, 0)
+        return run_stage(name, work, make, inputs=[_CODE, to_json(inputs)], after=after)
+
+    def ingest_photos(folder: Path) -> dict[str, Any]:
+        return ingest(photos, folder, settings.ingest, show("ingest"))
+
+    taken = run("ingest", ingest_photos, [list_inputs(photos), settings.ingest])
+    images, names = taken.folder / "images", taken.result["images"]
+
+    def calibrate_cameras(folder: Path) -> dict[str, Any]:
+        groups = taken.result["cameras"]
+        return calibrate(groups, names, folder, settings.calibrate, show("calibrate"))
+
+    files = _facts_of(settings.calibrate.intrinsics, settings.calibrate.board)
+    lenses = run("calibrate", calibrate_cameras, [settings.calibrate, files], taken)
+    cameras = lenses.result["cameras"]
+
+    def find_features(folder: Path) -> dict[str, Any]:
+        return extract_features(
+            images, folder, cameras, names, settings.features, show("features")
+        )
+
+    features = run("features", find_features, settings.features, lenses)
+
+    def match_pairs(folder: Path) -> dict[str, Any]:
+        return match(features.folder, folder, names, settings.matching, seed, show("matches"))
+
+    matches = run("matches", match_pairs, [settings.matching, seed], features)
+
+    def map_images(folder: Path) -> dict[str, Any]:
+        return map_scene(
+            images, matches.folder, folder, cameras, settings.mapping, seed, show("sparse")
+        )
+
+    sparse = run("sparse", map_images, [settings.mapping, seed], matches)
+    model = sparse.folder / "models" / "0"
+
+    def find_metres(folder: Path) -> dict[str, Any]:
+        return georegister(model, folder, names, settings.scale, seed, show("metric"))
+
+    metric = run("metric", find_metres, [settings.scale, seed], sparse)
+
+    def undistort_images(folder: Path) -> dict[str, Any]:
+        return undistort(model, images, folder, settings.undistort, show("undistort"))
+
+    flat = run("undistort", undistort_images, settings.undistort, sparse)
+    return [taken, lenses, features, matches, sparse, metric, flat]
+
+
+def _judged(scene: Scene, stages: list[Stage]) -> Reconstruction:
+    """Return the verdict: the gates, and for each input that is not in the scene the reason."""
+    results = {stage.name: stage.result for stage in stages}
+    photos, models = results["ingest"]["images"], results["sparse"]["models"]
+    inliers = results["matches"]["inliers"]
+    model = read_reconstruction(scene.work / "sparse" / "models" / "0")
+    images = measure_images(model)
+    grade, gates = judge(images, models[0], models[1:], photos, inliers)
+    excluded = [Excluded(item["source"], item["reason"]) for item in results["ingest"]["excluded"]]
+    excluded += _not_placed(photos, results["matches"]["parts"], models)
+    notes = [note for result in results.values() for note in result.get("notes", ())]
+    notes += [f"{photo['source']}: {note}" for photo in photos for note in photo["notes"]]
+    return Reconstruction(scene, grade, gates, images, excluded, notes, stages)
+
+
+def _not_placed(
+    photos: list[dict[str, Any]], parts: list[list[str]], models: list[dict[str, Any]]
+) -> list[Excluded]:
+    """Name the images that are not in the largest model: of another place, another part, or lost."""
+    placed, largest = set(models[0]["images"]), set(parts[0])
+    elsewhere = {name: n for n, model in enumerate(models[1:], 2) for name in model["images"]}
+    excluded = []
+    for photo in photos:
+        name = photo["name"]
+        if name in placed:
+            continue
+        if name in elsewhere:
+            size = len(models[elsewhere[name] - 1]["images"])
+            reason = f"in another model of {size} images, which nothing connects with this one"
+        elif name not in largest:
+            reason = "shows nothing that the others show: another place, or too far from them"
+        else:
+            reason = "shares too little with the others to be placed"
+        excluded.append(Excluded(photo["source"], reason))
+    return excluded
+
+
+def _publish(scene: Scene, result: Reconstruction, settings: Settings, mark: str) -> None:
+    """Link frames and models into the scene's layout; then verdict, report and, last, the manifest."""
+    from cuesta.vision.terrasky3d.report import write_report
+
+    scene.manifest.unlink(missing_ok=True)
+    flat, metric = scene.work / "undistort", scene.work / "metric" / "model"
+    _link_tree(flat / "frames", scene.frames)
+    _link_tree(flat / "model", scene.model)
+    if metric.exists():
+        _link_tree(metric, scene.root / "colmap" / "metric" / "0")
+    else:
+        shutil.rmtree(scene.root / "colmap" / "metric", ignore_errors=True)
+    write_text(scene.root / "verdict.json", json.dumps(result.to_json(), indent=1) + "\n")
+    write_report(scene, result, settings)
+    about = {
+        "name": scene.root.resolve().name,
+        "kind": "reconstruction",
+        "made_by": f"cuesta {__version__}",
+        "made_from": mark,
+        "unit": "the model's own; metres in colmap/metric" if metric.exists() else "the model's own",
+        "metres_from_model": result.result("metric")["metres_from_model"],
+        "licence": "that of the photos",
+        "settings": to_json(settings),
+    }
+    write_manifest(scene, about)
+
+
+def _is_published(scene: Scene, mark: str) -> bool:
+    try:
+        return json.loads(scene.manifest.read_text(encoding="utf-8"))["made_from"] == mark
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _link_tree(source: Path, target: Path) -> None:
+    """Make `target` a copy of a folder that shares its bytes where the file system can."""
+    with atomic_folder(target, overwrite=True) as temporary:
+        shutil.copytree(source, temporary, copy_function=_link, dirs_exist_ok=True)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without links
+        shutil.copyfile(source, target)
+
+
+def _check_ours(scene: Scene, photos: Path) -> None:
+    root = scene.root
+    if root.exists() and not root.is_dir():
+        raise UserError(f"{root}: a file, not a folder; choose another --out")
+    if root.is_dir() and any(root.iterdir()):
+        if not (scene.work.is_dir() or scene.manifest.is_file()):
+            raise UserError(f"{root}: holds something else; choose an empty folder for --out")
+    if photos.is_dir() and root.resolve().is_relative_to(photos.resolve()):
+        raise UserError(f"{root}: lies inside the photos; choose an --out elsewhere")
+
+
+def _facts_of(*paths: Path | None) -> list[list[Any]]:
+    """Return names, sizes and times of the files that a stage reads beside its inputs."""
+    facts = []
+    for path in paths:
+        if path is not None and path.exists():
+            files = sorted(path.rglob("*")) if path.is_dir() else [path]
+            facts += [[str(f), f.stat().st_size, f.stat().st_mtime_ns] for f in files]
+    return facts
+
+
+def with_intrinsics(settings: Settings, path: Path) -> Settings:
+    """Return the settings with a file of intrinsics."""
+    calibrate_settings = dataclasses.replace(settings.calibrate, intrinsics=path)
+    return dataclasses.replace(settings, calibrate=calibrate_settings)
