@@ -17,6 +17,8 @@ from cuesta.errors import UserError
 EPILOGUE = """\
 cuesta demo                              train and evaluate a ranker on ml-100k
 cuesta train dlrm.ml100k --optim.lr 1e-3   flags are the recipe's fields; `cuesta train RECIPE --help` lists them
+cuesta reconstruct PHOTOS                a posed, checked scene of a folder of photos
+cuesta view scenes/PHOTOS                look at it in the browser
 cuesta bench embedding_bag               time the kernels against their peers
 """
 
@@ -27,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         os.environ.update({**THREAD_ENVIRONMENT, **os.environ})
     parser = build_parser()
     options, rest = parser.parse_known_args(arguments)
-    if rest and options.verb != "train":
+    if rest and options.verb not in ("train", "reconstruct"):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     options.settings = rest
     try:
@@ -70,6 +72,7 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("run", help="a run folder")
     evaluate.add_argument("--split", default="test", help="validation or test (%(default)s)")
 
+    _vision_verbs(verbs)
     _data_verbs(_verb(verbs, "data", "get, make or check data", has_json=False))
     summary = "time cuesta and its peers, after proving the answers right"
     bench = _verb(verbs, "bench", summary, has_json=False)
@@ -80,6 +83,28 @@ def build_parser() -> argparse.ArgumentParser:
         "--save", action="store_true", help="write benchmarks/results/NAME_….md, .json"
     )
     return parser
+
+
+def _vision_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    reconstruct = _verb(
+        verbs, "reconstruct", "make a posed, checked scene of photos or a video", add_help=False
+    )
+    reconstruct.add_argument("photos", nargs="?", help="a folder of photos, or a video")
+    reconstruct.add_argument(
+        "--out", help="folder of the scene (scenes/NAME); goes on where it was"
+    )
+    reconstruct.add_argument(
+        "--recipe", choices=("laptop", "debug", "paper"), default="laptop", help="(%(default)s)"
+    )
+    reconstruct.add_argument("-h", "--help", action="store_true", help="list the settings")
+    reconstruct.set_defaults(reconstruct_parser=reconstruct)
+    view = _verb(
+        verbs, "view", "show a scene, a COLMAP model or a cloud in the browser", has_json=False
+    )
+    view.add_argument("path", help="a scene, a model's folder, or a .ply, .pcd or .las file")
+    view.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
+    view.add_argument("--port", type=int, default=8080, help="first port to try (%(default)s)")
+    view.add_argument("--no-browser", action="store_true", help="do not open a browser")
 
 
 def _data_verbs(data: argparse.ArgumentParser) -> None:
@@ -111,7 +136,7 @@ def _verb(
 
 
 def _run(options: argparse.Namespace) -> int:
-    from cuesta.cli import data, verbs
+    from cuesta.cli import data, verbs, vision
 
     run: dict[str, Callable[[argparse.Namespace], int]] = {
         "list": verbs.list_everything,
@@ -119,6 +144,8 @@ def _run(options: argparse.Namespace) -> int:
         "train": verbs.train,
         "eval": verbs.evaluate,
         "bench": verbs.bench,
+        "reconstruct": vision.reconstruct,
+        "view": vision.view,
         "get": data.get,
         "make": data.make,
         "check": data.check,

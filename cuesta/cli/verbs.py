@@ -15,6 +15,7 @@ from cuesta.cli.recipes import RECIPES, recipe_named
 
 if TYPE_CHECKING:
     from cuesta.engine.finish import TrainResult
+    from cuesta.engine.override import Named
     from cuesta.engine.recipe import Recipe
 
 DEMO = "dcnv2.ml100k"
@@ -56,7 +57,7 @@ def train(options: argparse.Namespace) -> int:
     recipe = recipe_named(options.recipe)
     if options.help:
         options.train_parser.print_help()
-        _print_settings(recipe)
+        print_settings(recipe)
         return 0
     from cuesta.engine.override import override
     from cuesta.engine.stop import TrainingStopped
@@ -144,7 +145,8 @@ def _print_metrics(metrics: Mapping[str, Mapping[str, float]]) -> None:
         print(f"{split:10}  {shown}")
 
 
-def _print_settings(recipe: Recipe) -> None:
+def print_settings(recipe: Named) -> None:
+    """Print every setting that a flag can change, with its value and what it takes."""
     from cuesta.engine.override import settings
 
     found = settings(recipe)

@@ -14,6 +14,7 @@ file's size before memory is taken.
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ from cuesta.errors import UserError
 
 LAS_STEP_M = 1e-4
 _LAS_OFFSET = 1_000_000_000  # steps: offsets are multiples of 100 km, so that what is read stays
+_LAS_CHUNK = 1 << 20  # points
 _MOST_HEADER = 1 << 16  # bytes
 _NORMALS = ("nx", "ny", "nz")
 _COLORS = ("red", "green", "blue")
@@ -95,7 +97,7 @@ def read_cloud(path: str | Path) -> Cloud:
         raise UserError(f"{path}: no such file; name another") from None
     except UserError:
         raise
-    except (OSError, ValueError, PlyParseError, laspy.errors.LaspyException) as error:
+    except (OSError, ValueError, struct.error, PlyParseError, laspy.errors.LaspyException) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
             f"{path}: no whole {path.suffix} cloud ({reason}); write it again"
@@ -184,35 +186,46 @@ def _write_pcd(path: Path, cloud: Cloud) -> None:
 def _read_las(path: Path) -> Cloud:
     with laspy.open(path) as file:
         header = file.header
-        has_colors = "red" in header.point_format.dimension_names
-        size = header.point_count * (
-            1 if header.are_points_compressed else header.point_format.size
-        )
-        held = path.stat().st_size - header.offset_to_point_data
-        if not header.are_points_compressed and size > held:
-            raise ValueError(f"{held} bytes of points, {header.point_count} points have {size}")
-        _check_count(header.point_count, MOST_POINTS, "point")
-        points = file.read()
-    intensity = np.asarray(points.intensity).astype(np.float32)
+        count, is_packed = header.point_count, header.are_points_compressed
+        size, held = count * header.point_format.size, path.stat().st_size
+        if not is_packed and size > held - header.offset_to_point_data:
+            raise ValueError(f"{held} bytes, where {count} points alone have {size}")
+        _check_count(count, MOST_POINTS, "point")
+        try:
+            parts = list(file.chunk_iterator(_LAS_CHUNK))  # memory for what is there, not promised
+        except RuntimeError as error:  # of lazrs
+            raise ValueError(str(error)) from error
+    positions = _las_columns(parts, ("X", "Y", "Z")) * header.scales + header.offsets
     colors = None
-    if has_colors:
-        wide = np.stack([np.asarray(points[name]) for name in _COLORS], 1)
+    if set(_COLORS) <= set(header.point_format.dimension_names):
+        wide = _las_columns(parts, _COLORS).astype(np.uint16)
         is_wide = len(wide) > 0 and wide.max() > 255  # many files hold 8 bits in the 16
         colors = (wide >> 8 if is_wide else wide).astype(np.uint8)
-    positions = np.ascontiguousarray(points.xyz, np.float64)
+    intensity = _las_columns(parts, ("intensity",))[:, 0].astype(np.float32)
     return Cloud(positions, colors=colors, intensity=intensity if intensity.any() else None)
+
+
+def _las_columns(
+    parts: list[laspy.point.record.PackedPointRecord], names: tuple[str, ...]
+) -> np.ndarray:
+    """Return whole numbers of all parts as columns of float64, which holds them."""
+    return np.concatenate(
+        [np.empty((0, len(names))), *(np.stack([part[n] for n in names], 1) for part in parts)]
+    )
 
 
 def _write_las(path: Path, cloud: Cloud) -> None:
     header = laspy.LasHeader(version="1.2", point_format=0 if cloud.colors is None else 2)
-    steps = np.rint(cloud.positions / LAS_STEP_M)
-    middle = (steps.min(0) + steps.max(0)) / 2 if len(cloud) else np.zeros(3)
-    offset = np.rint(middle / _LAS_OFFSET) * _LAS_OFFSET
-    if len(cloud) and np.abs(steps - offset).max() > np.iinfo(np.int32).max:
+    with np.errstate(over="ignore", invalid="ignore"):  # what is too far is refused below
+        steps = np.rint(cloud.positions / LAS_STEP_M)
+        middle = (steps.min(0) + steps.max(0)) / 2 if len(cloud) else np.zeros(3)
+        offset = np.rint(middle / _LAS_OFFSET) * _LAS_OFFSET
+        steps -= offset
+    if not (np.abs(steps) <= np.iinfo(np.int32).max).all():
         raise ValueError("a .las holds no more than 300 km in steps of 0.1 mm; write a .ply")
     header.scales, header.offsets = np.full(3, LAS_STEP_M), offset * LAS_STEP_M
     las = laspy.LasData(header)
-    las.X, las.Y, las.Z = (steps - offset).astype(np.int32).T
+    las.X, las.Y, las.Z = steps.astype(np.int32).T
     if cloud.intensity is not None:
         is_whole = (cloud.intensity >= 0) & (cloud.intensity <= 0xFFFF)
         if not (is_whole & (cloud.intensity == np.rint(cloud.intensity))).all():

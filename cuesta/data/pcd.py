@@ -88,11 +88,12 @@ def _read_header(file: BinaryIO) -> dict[str, list[str]]:
 
 def _layout(header: dict[str, list[str]]) -> tuple[list[_Field], int]:
     """Return the fields of a point and the count of points."""
-    names = header.get("FIELDS", [])
+    names, kinds, sizes = (header.get(word, []) for word in ("FIELDS", "TYPE", "SIZE"))
     repeats = header.get("COUNT", ["1"] * len(names))
-    rows = zip(names, header.get("TYPE", []), header.get("SIZE", []), repeats, strict=True)
+    if not len(names) == len(kinds) == len(sizes) == len(repeats):
+        raise ValueError("its FIELDS, TYPE, SIZE and COUNT differ in length")
     fields = []
-    for name, kind, size, repeat in rows:
+    for name, kind, size, repeat in zip(names, kinds, sizes, repeats, strict=True):
         if size not in _SIZES.get(kind, ()) or re.fullmatch("[1-9][0-9]{0,3}", repeat) is None:
             raise ValueError(f"its field {name} is of TYPE {kind}, SIZE {size} and COUNT {repeat}")
         fields.append(_Field(name, np.dtype(f"<{kind.lower()}{size}"), int(repeat)))

@@ -13,8 +13,8 @@ import typing
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, TypeVar
 
-from cuesta.engine.recipe import Config, Recipe
 from cuesta.engine.registry import did_you_mean
 from cuesta.errors import UserError
 
@@ -32,14 +32,25 @@ class Setting:
         return _in_words(self.hint)
 
 
-def settings(recipe: Recipe) -> dict[str, Setting]:
+class Named(Protocol):
+    """What flags are laid over: a frozen dataclass with a name, such as a recipe."""
+
+    @property
+    def name(self) -> str: ...
+
+
+Config = TypeVar("Config")
+Chosen = TypeVar("Chosen", bound=Named)
+
+
+def settings(recipe: Named) -> dict[str, Setting]:
     """Return the settings of `recipe` by flag, in the order of its fields; its name is none."""
     found = {setting.flag: setting for setting in _settings(recipe, "")}
     del found["--name"]
     return found
 
 
-def override(recipe: Recipe, args: Sequence[str]) -> Recipe:
+def override(recipe: Chosen, args: Sequence[str]) -> Chosen:
     """Return `recipe` with the fields that `args` set; `--flag value`, `--flag=value`, `-` and `_`
     alike.
 

@@ -109,6 +109,14 @@ def reconstruction_of(views: Views, cloud: Cloud | None = None) -> pycolmap.Reco
     return result
 
 
+def cloud_of(reconstruction: pycolmap.Reconstruction) -> Cloud:
+    """Return the points of a reconstruction, in the order of their ids, with their colours."""
+    points = [point for _, point in sorted(reconstruction.points3D.items())]
+    positions = np.array([point.xyz for point in points], np.float64).reshape(-1, 3)
+    colors = np.array([point.color for point in points], np.uint8).reshape(-1, 3)
+    return Cloud(positions, colors)
+
+
 def has_model(folder: Path, suffix: str) -> bool:
     """Return whether the files of a model are there, with this suffix: .bin or .txt."""
     return all((folder / name).with_suffix(suffix).is_file() for name in _NEEDED)

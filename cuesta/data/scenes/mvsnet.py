@@ -123,7 +123,9 @@ def _check(scene: MvsnetScene) -> None:
         raise ValueError(f"pairs should be places of the {num_views} views")
     for camera_id, camera in scene.views.cameras.items():
         if camera.model != "PINHOLE":
-            raise ValueError(f"camera {camera_id} is a {camera.model}; undistort its images first")
+            raise ValueError(
+                f"camera {camera_id} has the model {camera.model}; undistort its images first"
+            )
 
 
 def _image(folder: Path, view: int) -> Path:

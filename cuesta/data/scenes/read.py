@@ -37,9 +37,9 @@ def read_views(path: str | Path) -> Views:
         return read_transforms_json(path)
     if (path / "manifest.json").is_file():
         return read_colmap(open_scene(path).model)
-    for place in _MODELS:
-        if any(has_model(path / place, suffix) for suffix in (".bin", ".txt")):
-            return read_colmap(path / place)
+    model = model_folder(path)
+    if model is not None:
+        return read_colmap(model)
     if (path / "transforms.json").is_file():
         return read_transforms_json(path / "transforms.json")
     if (path / "cams").is_dir() and (path / "pair.txt").is_file():
@@ -53,3 +53,11 @@ def read_views(path: str | Path) -> Views:
         "sparse/0, sparse or colmap/sparse/0), transforms.json, cams/ with pair.txt, and calib.txt; "
         "name a folder that has one"
     )
+
+
+def model_folder(path: Path) -> Path | None:
+    """Return the folder of the COLMAP model at or below `path`, None where there is none."""
+    for place in _MODELS:
+        if any(has_model(path / place, suffix) for suffix in (".bin", ".txt")):
+            return path / place
+    return None

@@ -4,7 +4,7 @@ import numba
 import numpy as np
 
 NUM_BINS = 16
-MOST_IN_LEAF = 4
+MOST_IN_LEAF = 2
 DEEPEST_SAH = 40  # below it ranges are halved, which bounds the depth by 40 + 31
 
 kernel = numba.njit(cache=True, nogil=True, error_model="numpy")

@@ -6,6 +6,7 @@ of the wall; panes lie `reveal` behind it.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 from typing import final
 
@@ -65,9 +66,14 @@ def opening(
     angles = np.linspace(np.pi, 0, _ARC + 1) if is_arched else np.array([])
     top = [((left + right) / 2 + radius * np.cos(a), spring + radius * np.sin(a)) for a in angles]
     top = top or [(left, high), (right, high)]
-    for a, b in zip(top[:-1], top[1:], strict=True):
+    for a, b in itertools.pairwise(top):
         if v[1] > max(a[1], b[1]):
-            corners = (place.at(*a, 0), place.at(*b, 0), place.at(b[0], v[1], 0), place.at(a[0], v[1], 0))
+            corners = (
+                place.at(*a, 0),
+                place.at(*b, 0),
+                place.at(b[0], v[1], 0),
+                place.at(a[0], v[1], 0),
+            )
             if is_arched:
                 mesh.quad(*corners, wall)
             else:
@@ -102,9 +108,7 @@ def window(mesh: Mesh, place: Place, u: Span, v: Span, style: Style, *, seed: in
             mesh.block(place, (edge, edge + 0.42 * width), (low, high), (0.01, 0.06), shutter)
 
 
-def pane(
-    mesh: Mesh, place: Place, hole: tuple[Span, Span], style: Style, *, seed: int
-) -> None:
+def pane(mesh: Mesh, place: Place, hole: tuple[Span, Span], style: Style, *, seed: int) -> None:
     """Add the glass of a window at w = 0 with its frame and bars before it."""
     (left, right), (low, high) = hole
     across, up = max(style.bars[0], 1), max(style.bars[1], 1)
@@ -128,7 +132,9 @@ def pane(
         mesh.block(place, (left, right), (v - 0.02, v + 0.02), (0, 0.05), frame)
 
 
-def pediment(mesh: Mesh, place: Place, width: float, height: float, depth: float, trim: Finish) -> None:
+def pediment(
+    mesh: Mesh, place: Place, width: float, height: float, depth: float, trim: Finish
+) -> None:
     """Add a triangular gable: its field, and the mouldings along its edges."""
     ends = (place.at(-width / 2, 0, 0.04), place.at(width / 2, 0, 0.04), place.at(0, height, 0.04))
     mesh.triangle(*ends, trim.toned(0.9))
@@ -160,7 +166,9 @@ def portal(mesh: Mesh, place: Place, u: Span, v: Span, style: Style, *, seed: in
             low = v[0] + 0.2 + j * (leaf - v[0] - 0.3) / 3
             size = (leaf - v[0]) / 3 - 0.25
             panel = style.door.toned(1.15).seeded(seed + j)
-            mesh.block(door, (u_panel, u_panel + width / 2 - 0.24), (low, low + size), (0, 0.05), panel)
+            mesh.block(
+                door, (u_panel, u_panel + width / 2 - 0.24), (low, low + size), (0, 0.05), panel
+            )
     for edge in (left - 0.35, right + 0.35):
         column(mesh, place.moved(edge, v[0], 0.32), high - v[0], 0.17, trim)
     mesh.block(place, (left - 0.7, right + 0.7), (high, high + 0.3), (0, 0.6), trim)
@@ -175,13 +183,19 @@ def portal(mesh: Mesh, place: Place, u: Span, v: Span, style: Style, *, seed: in
 def column(mesh: Mesh, place: Place, height: float, radius: float, finish: Finish) -> None:
     """Add a column with base, swelling shaft and capital."""
     base, capital = 0.3, 0.34
-    mesh.block(place, (-1.4 * radius, 1.4 * radius), (0, 0.14), (-1.4 * radius, 1.4 * radius), finish)
+    mesh.block(
+        place, (-1.4 * radius, 1.4 * radius), (0, 0.14), (-1.4 * radius, 1.4 * radius), finish
+    )
     shaft = [(1.3, 0.14), (1.3, 0.22), (1.05, base), (1.0, 0.4 * height), (0.85, height - capital)]
     profile = [(radius * factor, v) for factor, v in shaft]
     profile += [(1.0 * radius, height - capital + 0.05), (1.35 * radius, height - 0.14)]
     mesh.lathe(place, profile, finish, sides=16)
     mesh.block(
-        place, (-1.5 * radius, 1.5 * radius), (height - 0.14, height), (-1.5 * radius, 1.5 * radius), finish
+        place,
+        (-1.5 * radius, 1.5 * radius),
+        (height - 0.14, height),
+        (-1.5 * radius, 1.5 * radius),
+        finish,
     )
 
 
@@ -224,7 +238,9 @@ def wall(mesh: Mesh, place: Place, storeys: Storeys, style: Style, *, seed: int)
         v += height
         if number < len(storeys.heights) - 1:
             course = style.trim.seeded(number)
-            mesh.block(place, (-0.06, storeys.width + 0.06), (v - 0.14, v + 0.06), (-0.02, 0.12), course)
+            mesh.block(
+                place, (-0.06, storeys.width + 0.06), (v - 0.14, v + 0.06), (-0.02, 0.12), course
+            )
     _foot_and_corners(mesh, place, storeys, style, height=v)
 
 

@@ -20,9 +20,9 @@ MIX = 0x5851F42D4C957F2D
 @texture_kernel
 def finish(h):
     """Return a number in [0, 1) of the linear hash `h`."""
-    h = (h ^ (h >> 29)) * MIX
     h = (h ^ (h >> 32)) * MIX
-    return ((h >> 24) & 0xFFFFFF) * (1.0 / 16777216.0)
+    h ^= h >> 29
+    return ((h >> 20) & 0xFFFFFF) * (1.0 / 16777216.0)
 
 
 @texture_kernel

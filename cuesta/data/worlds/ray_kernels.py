@@ -4,6 +4,8 @@ A flat primitive is kept as three planes (Baldwin and Weber, "Fast ray-triangle 
 coordinate transformation", 2016): its own, and two whose distances are its coordinates u and v. A hit
 is where the ray meets the plane itself, exact to rounding.
 """
+# ruff: noqa: PLR0913
+# A kernel's arguments are numbers: what would be one object elsewhere.
 
 from __future__ import annotations
 
@@ -25,21 +27,20 @@ ray_kernel = numba.njit(
     nogil=True,
     _nrt=False,
     error_model="numpy",
-    fastmath={"contract", "reassoc", "nsz"},
+    fastmath={"contract", "reassoc", "nsz", "nnan"},
 )
 
 
 class Scratch(NamedTuple):
-    """Hold a thread's memory: nodes yet to visit, where a ray enters them, what it last met."""
+    """Hold a thread's memory: nodes yet to visit, and where a ray enters them."""
 
     stack: NDArray[np.int32]
     entries: NDArray[np.float64]
-    guesses: NDArray[np.int64]  # [2]: of eyes, of shadows
 
     @staticmethod
     def new() -> Scratch:
         """Return memory for one thread."""
-        return Scratch(np.empty(STACK, np.int32), np.empty(STACK), np.full(2, -1))
+        return Scratch(np.empty(STACK, np.int32), np.empty(STACK))
 
 
 @ray_kernel
@@ -225,26 +226,3 @@ def closest_hits(tree, planes, kinds, origins, directions, distances, slots, scr
             directions[i, 0], directions[i, 1], directions[i, 2], 0.0, np.inf, guess, scratch
         )  # fmt: skip
         slots[i] = guess
-
-
-@ray_kernel
-def any_hits(tree, planes, kinds, origins, directions, reach, blocked, scratch):
-    """Write for each ray whether anything is within `reach`."""
-    guess = -1
-    for i in range(origins.shape[0]):
-        guess = any_hit(
-            tree,
-            planes,
-            kinds,
-            origins[i, 0],
-            origins[i, 1],
-            origins[i, 2],
-            directions[i, 0],
-            directions[i, 1],
-            directions[i, 2],
-            0.0,
-            reach,
-            guess,
-            scratch,
-        )
-        blocked[i] = guess >= 0

@@ -16,8 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from cuesta.data.worlds.mesh import Mesh
-from cuesta.data.worlds.ray_kernels import Scratch
-from cuesta.data.worlds.shade_kernels import render_rows, smooth_rows
+from cuesta.data.worlds.shade_kernels import Workspace, render_rows, smooth_rows
 from cuesta.data.worlds.shapes import Shapes
 from cuesta.geometry import Camera, Transform
 
@@ -101,10 +100,10 @@ def render(
     written = (depth, normals, ids, slots, linear)
 
     def cast(begin: int) -> None:
-        render_rows(*given, begin, min(begin + _BAND, height), *written, Scratch.new())
+        render_rows(*given, begin, min(begin + _BAND, height), *written, Workspace.new())
 
     def smooth(begin: int) -> None:
-        smooth_rows(*given, begin, min(begin + _BAND, height), *written, image, Scratch.new())
+        smooth_rows(*given, begin, min(begin + _BAND, height), *written, image, Workspace.new())
 
     bands = range(0, height, _BAND)
     with ThreadPoolExecutor(num_threads) as pool:

@@ -80,9 +80,15 @@ def build_shapes(
     flat_kinds = np.where(is_triangle, TRIANGLE, PARALLELOGRAM)
     kinds = np.concatenate([flat_kinds, np.full(len(ellipsoids), ELLIPSOID)]).astype(np.uint8)
     order = tree.order
-    exposures = np.ones(num_shapes, np.float32)
     shapes = Shapes(
-        tree, planes[order], kinds[order], *(rows[order] for rows in finishes), exposures
+        tree=tree,
+        planes=planes[order],
+        kinds=kinds[order],
+        materials=finishes.materials[order],
+        labels=finishes.labels[order],
+        colors=finishes.colors[order],
+        seeds=finishes.seeds[order],
+        exposures=np.ones(num_shapes, np.float32),
     )
     return shapes._replace(
         exposures=_exposures(shapes, ((low + high) / 2)[order], (high - low)[order])

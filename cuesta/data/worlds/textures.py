@@ -7,6 +7,8 @@ on a flat surface are u (level) and v (up the slope), in metres of the world; ro
 in space. Low-frequency dirt and stains differ from place to place on every material, so that
 repeated parts of a building do not look alike.
 """
+# ruff: noqa: PLR0913
+# A kernel's arguments are numbers: what would be one object elsewhere.
 
 import numpy as np
 
@@ -23,12 +25,16 @@ from cuesta.data.worlds.noise_kernels import (
 
 @texture_kernel
 def surface_point(x, y, z, nx, ny, nz):
-    """Return u and v of a point on the plane with this normal."""
+    """Return u and v of a point on the plane with this normal.
+
+    u of walls and roofs is shifted by the plane, so that no two of them look alike.
+    """
     level = np.sqrt(nx * nx + ny * ny)
     if level < 0.3:
         return x, y
     tx, ty = -ny / level, nx / level
-    return tx * x + ty * y, -nz * ty * x + nz * tx * y + (nx * ty - ny * tx) * z
+    shift = 41.3 * nx + 23.7 * ny + 13.37 * (nx * x + ny * y + nz * z)
+    return shift + tx * x + ty * y, -nz * ty * x + nz * tx * y + (nx * ty - ny * tx) * z
 
 
 @texture_kernel
@@ -53,6 +59,16 @@ def dirt(u, v, width):
 
 
 @texture_kernel
+def spots(u, v, seed, width):
+    """Return how much of a point is under lichen, chips and soot: blots of some 5 to 40 cm, 0 to 1."""
+    small = octaves(u, v, 0.33, 0.7, 3, seed, width)
+    large = octaves(u, v, 1.1, 0.7, 4, seed + 5, width)
+    return 0.6 * min(max(3.5 * (small - 0.30), 0.0), 1.0) + 0.6 * min(
+        max(3 * (large - 0.42), 0.0), 1.0
+    )
+
+
+@texture_kernel
 def masonry(u, v, length, height, joint, bond, seed, width):
     """Return the share of joints, a number of the stone in [0, 1), and the place in the stone in -1..1."""
     row = np.floor(v / height)
@@ -64,16 +80,17 @@ def masonry(u, v, length, height, joint, bond, seed, width):
 
 
 @texture_kernel
-def plaster(r, g, b, seed, u, v, width):
+def plaster(r, g, b, u, v, width):
     fine = octaves(u, v, 0.7, 0.8, 6, 21, width)
     stain = dirt(u, v, width)
     flaked = presence(0.6, width) * min(max(6 * (noise(u * 0.9, v * 0.9, 22) - 0.62), 0.0), 1.0)
-    r, g, b = tinted(r, g, b, 0.11 * fine + 0.20 * stain, 0.03 * stain)
+    light = 0.15 * fine + 0.30 * stain - 0.40 * spots(u, v, 23, width)
+    r, g, b = tinted(r, g, b, light, 0.05 * stain)
     return mixed(r, g, b, 0.33, 0.22, 0.15, 0.55 * flaked * (0.8 + 0.2 * fine))
 
 
 @texture_kernel
-def brick(r, g, b, seed, u, v, width):
+def brick(r, g, b, u, v, width):
     share, stone, _, _ = masonry(u, v, 0.30, 0.10, 0.016, 0.5, 31, width)
     left = presence(0.16, width)
     tone = left * (stone - 0.5)
@@ -82,19 +99,20 @@ def brick(r, g, b, seed, u, v, width):
         r,
         g,
         b,
-        0.6 * tone + 0.14 * fine + 0.22 * dirt(u, v, width),
+        0.6 * tone + 0.16 * fine + 0.3 * dirt(u, v, width) - 0.3 * spots(u, v, 33, width),
         0.12 * left * (stone * 7 % 1 - 0.5),
     )
     return mixed(r, g, b, 0.42, 0.39, 0.34, share)
 
 
 @texture_kernel
-def ashlar(r, g, b, seed, u, v, width):
+def ashlar(r, g, b, u, v, width):
     share, stone, across, up = masonry(u, v, 0.85, 0.42, 0.022, 0.5, 41, width)
     left = presence(0.5, width)
     bevel = left * 0.10 * (up**5 - across**5)
     fine = octaves(u, v, 0.6, 0.85, 6, 42, width)
-    light = 0.34 * left * (stone - 0.5) + 0.13 * fine + 0.22 * dirt(u, v, width) + bevel
+    light = 0.50 * left * (stone - 0.5) + 0.17 * fine + 0.30 * dirt(u, v, width) + bevel
+    light -= 0.42 * spots(u, v, 43, width)
     r, g, b = tinted(r, g, b, light, 0.08 * left * (stone * 13 % 1 - 0.5))
     return mixed(r, g, b, 0.20 * r + 0.05, 0.20 * g + 0.05, 0.20 * b + 0.05, share)
 
@@ -103,13 +121,18 @@ def ashlar(r, g, b, seed, u, v, width):
 def stone(r, g, b, seed, x, y, z, width):
     fine = octaves_in_space(x, y, z, 0.9, 0.85, 6, 51, width)
     broad = noise(0.5 * x + 0.3 * z, 0.5 * y - 0.3 * z, 52)
+    soot = 0.35 * min(max(3.5 * (fine - 0.6), 0.0), 1.0)
     return tinted(
-        r, g, b, 0.16 * fine + 0.12 * broad + 0.10 * (lattice(seed, 1, 53) - 0.5), 0.03 * broad
+        r,
+        g,
+        b,
+        0.16 * fine + 0.12 * broad - soot + 0.10 * (lattice(seed, 1, 53) - 0.5),
+        0.03 * broad,
     )
 
 
 @texture_kernel
-def tiles(r, g, b, seed, u, v, width):
+def tiles(r, g, b, u, v, width):
     row = np.floor(v / 0.36)
     column = np.floor(u / 0.26 + 0.5 * row)
     low = v / 0.36 - row
@@ -159,7 +182,7 @@ def glass(r, g, b, seed, u, v, width):
 
 
 @texture_kernel
-def cobbles(r, g, b, seed, u, v, width):
+def cobbles(r, g, b, u, v, width):
     broad = octaves(u, v, 6.0, 0.7, 4, 93, width)
     u, v = 0.866 * u - 0.5 * v, 0.5 * u + 0.866 * v
     share, sett, across, up = masonry(u, v, 0.19, 0.15, 0.022, 0.5, 91, width)
@@ -167,12 +190,13 @@ def cobbles(r, g, b, seed, u, v, width):
     round_ = left * (0.12 - 0.18 * (across**4 + up**4))
     fine = octaves(u, v, 0.4, 0.8, 4, 92, width)
     light = 0.60 * left * (sett - 0.5) + round_ + 0.16 * fine + 0.18 * broad
+    light -= 0.30 * spots(u, v, 94, width)
     r, g, b = tinted(r, g, b, light, 0.10 * left * (sett * 17 % 1 - 0.5) + 0.03 * broad)
     return mixed(r, g, b, 0.11, 0.10, 0.08, 0.8 * share)
 
 
 @texture_kernel
-def grass(r, g, b, seed, u, v, width):
+def grass(r, g, b, u, v, width):
     blades = octaves(u, v, 0.45, 0.9, 5, 101, width)
     broad = octaves(u, v, 7.0, 0.75, 4, 102, width)
     bare = min(max(3 * (octaves(u, v, 2.2, 0.7, 4, 103, width) - 0.55), 0.0), 1.0)
@@ -181,7 +205,7 @@ def grass(r, g, b, seed, u, v, width):
 
 
 @texture_kernel
-def soil(r, g, b, seed, u, v, width):
+def soil(r, g, b, u, v, width):
     fine = octaves(u, v, 0.6, 0.9, 6, 111, width)
     broad = octaves(u, v, 5.0, 0.7, 3, 112, width)
     return tinted(r, g, b, 0.17 * fine + 0.18 * broad, 0.05 * broad)
@@ -218,7 +242,7 @@ def poster(r, g, b, seed, u, v, width):
 
 
 @texture_kernel
-def paving(r, g, b, seed, u, v, width):
+def paving(r, g, b, u, v, width):
     share, slab, _, _ = masonry(u, v, 0.9, 0.6, 0.014, 0.5, 131, width)
     left = presence(0.6, width)
     fine = octaves(u, v, 0.5, 0.85, 6, 132, width)
@@ -227,14 +251,14 @@ def paving(r, g, b, seed, u, v, width):
         r,
         g,
         b,
-        0.36 * left * (slab - 0.5) + 0.13 * fine + 0.16 * broad,
+        0.36 * left * (slab - 0.5) + 0.13 * fine + 0.16 * broad - 0.3 * spots(u, v, 134, width),
         0.08 * left * (slab * 13 % 1 - 0.5),
     )
     return mixed(r, g, b, 0.12, 0.11, 0.10, 0.8 * share)
 
 
 @texture_kernel
-def parquet(r, g, b, seed, u, v, width):
+def parquet(r, g, b, u, v, width):
     share, plank, _, _ = masonry(u, v, 1.1, 0.11, 0.004, 0.41, 141, width)
     grain = noise(u * 4 + 40 * plank, v * 70, 142) * presence(0.03, width)
     knots = octaves(u * 0.6, v * 2, 0.5, 0.8, 5, 143, 2 * width)
@@ -290,22 +314,22 @@ def plain(r, g, b, seed, x, y, z, width):
 @texture_kernel
 def outdoor_color(material, r, g, b, seed, u, v, width):
     if material == 1:
-        return plaster(r, g, b, seed, u, v, width)
+        return plaster(r, g, b, u, v, width)
     if material == 2:
-        return brick(r, g, b, seed, u, v, width)
+        return brick(r, g, b, u, v, width)
     if material == 3:
-        return ashlar(r, g, b, seed, u, v, width)
+        return ashlar(r, g, b, u, v, width)
     if material == 5:
-        return tiles(r, g, b, seed, u, v, width)
+        return tiles(r, g, b, u, v, width)
     if material == 6:
         return wood(r, g, b, seed, u, v, width)
     if material == 7:
         return glass(r, g, b, seed, u, v, width)
     if material == 8:
-        return cobbles(r, g, b, seed, u, v, width)
+        return cobbles(r, g, b, u, v, width)
     if material == 9:
-        return grass(r, g, b, seed, u, v, width)
-    return soil(r, g, b, seed, u, v, width)
+        return grass(r, g, b, u, v, width)
+    return soil(r, g, b, u, v, width)
 
 
 @texture_kernel
@@ -313,9 +337,9 @@ def indoor_color(material, r, g, b, seed, u, v, width):
     if material == 13:
         return poster(r, g, b, seed, u, v, width)
     if material == 14:
-        return paving(r, g, b, seed, u, v, width)
+        return paving(r, g, b, u, v, width)
     if material == 15:
-        return parquet(r, g, b, seed, u, v, width)
+        return parquet(r, g, b, u, v, width)
     if material == 16:
         return wallpaper(r, g, b, seed, u, v, width)
     if material == 17:

@@ -111,7 +111,7 @@ def calibrate_board(folder: Path, target: Target, model: Model, scratch: Path) -
         )
     if len(sizes) > 1:
         raise UserError(f"{folder}: images of several sizes {sorted(sizes)}; keep those of one")
-    return _fit(found, sizes.pop(), model)
+    return fit_lens(found, sizes.pop(), model)
 
 
 def board_of(target: Target) -> cv2.aruco.CharucoBoard:
@@ -121,11 +121,12 @@ def board_of(target: Target) -> cv2.aruco.CharucoBoard:
     return cv2.aruco.CharucoBoard(size, target.square_m, target.marker_m, dictionary)
 
 
-_Seen = tuple[NDArray[np.float32], NDArray[np.float32]]
+Seen = tuple[NDArray[np.float32], NDArray[np.float32]]
+"""Corners of a target: places on it [P, 3] in metres, and in the image [P, 2] in OpenCV's pixels."""
 
 
-def _find_corners(gray: NDArray[Any], target: Target) -> _Seen | None:
-    """Return the corners' places on the board [P, 3] in metres and in the image [P, 2] in px."""
+def _find_corners(gray: NDArray[Any], target: Target) -> Seen | None:
+    """Return the corners of the target in an image, None where too few are seen."""
     if target.kind == "charuco":
         board = board_of(target)
         corners, ids, _, _ = cv2.aruco.CharucoDetector(board).detectBoard(gray)
@@ -142,10 +143,11 @@ def _find_corners(gray: NDArray[Any], target: Target) -> _Seen | None:
     return plane.astype(np.float32), corners.reshape(-1, 2).astype(np.float32)
 
 
-def _fit(found: Sequence[_Seen], size: tuple[int, int], model: Model) -> Board:
-    points, corners = [seen[0][:, None] for seen in found], [seen[1][:, None] for seen in found]
+def fit_lens(found: Sequence[Seen], size: tuple[int, int], model: Model) -> Board:
+    """Return the lens that maps the corners of a target to where images of this size show them."""
+    points, corners = [seen[0][None] for seen in found], [seen[1][None] for seen in found]
     if model == "OPENCV_FISHEYE":
-        flags = cv2.fisheye.CALIB_RECOMPUTE_EXTRINSIC | cv2.fisheye.CALIB_FIX_SKEW
+        flags = cv2.CALIB_RECOMPUTE_EXTRINSIC | cv2.CALIB_FIX_SKEW
         rms, matrix, lens, _, _ = cv2.fisheye.calibrate(
             points, corners, size, np.eye(3), np.zeros(4), flags=flags
         )

@@ -81,7 +81,9 @@ def _draw_cameras(area: Axes, centres: Points, axes: Points, depth: float) -> No
     corners = np.array([[-0.6, -0.45, 1], [0.6, -0.45, 1], [0.6, 0.45, 1], [-0.6, 0.45, 1]]) * depth
     ends = centres[:, None] + np.einsum("vij,kj->vki", axes, corners)  # [V, 4, 2]
     closed = np.concatenate([ends, ends[:, :1]], axis=1)
-    spokes = np.stack([np.broadcast_to(centres[:, None], ends.shape), ends], axis=2).reshape(-1, 2, 2)
+    spokes = np.stack([np.broadcast_to(centres[:, None], ends.shape), ends], axis=2).reshape(
+        -1, 2, 2
+    )
     area.add_collection(LineCollection(list(spokes), colors=_CAMERA, linewidths=0.8))
     area.add_collection(LineCollection(list(closed), colors=_CAMERA, linewidths=0.8))
     area.plot(*centres.T, "o", color=_CAMERA, markersize=2.5)

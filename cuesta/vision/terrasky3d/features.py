@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pycolmap
 
-from cuesta.vision.terrasky3d.native import call, num_rows
+from cuesta.vision.terrasky3d.native import call
 from cuesta.vision.terrasky3d.settings import FeatureSettings
 
 
@@ -40,23 +40,24 @@ def extract_features(
     options.max_image_size = settings.max_image_size
     options.sift.max_num_features = settings.max_num_features
     names = [photo["name"] for photo in photos]
-    call(
-        lambda token: pycolmap.extract_features(
-            database,
-            images,
-            names,
-            pycolmap.CameraMode.PER_FOLDER,
-            reader,
-            options,
-            pycolmap.Device.cpu,
-            token,
-        ),
-        lambda: on_progress(num_rows(database, "descriptors"), len(names)),
-    )
-    on_progress(len(names), len(names))
     with pycolmap.Database.open(database) as opened:
-        counts = {i.name: opened.num_keypoints_for_image(i.image_id) for i in opened.read_all_images()}
-    return {"num_features": {name: int(count) for name, count in sorted(counts.items())}}
+        ids = {image.name: image.image_id for image in opened.read_all_images()}
+        call(
+            lambda token: pycolmap.extract_features(
+                database,
+                images,
+                names,
+                pycolmap.CameraMode.PER_FOLDER,
+                reader,
+                options,
+                pycolmap.Device.cpu,
+                token,
+            ),
+            lambda: on_progress(sum(map(opened.exists_descriptors, ids.values())), len(names)),
+        )
+        on_progress(len(names), len(names))
+        counts = {name: opened.num_keypoints_for_image(i) for name, i in sorted(ids.items())}
+    return {"num_features": counts}
 
 
 def colmap_camera(camera: dict[str, Any], camera_id: int) -> pycolmap.Camera:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -159,9 +158,7 @@ def _widest_angle(
     return float(np.arccos(np.clip(cosine, -1, 1)).max())
 
 
-def _aerial_gate(
-    images: Sequence[ImageQuality], inliers: Sequence[Sequence[Any]]
-) -> list[Gate]:
+def _aerial_gate(images: Sequence[ImageQuality], inliers: Sequence[Sequence[Any]]) -> list[Gate]:
     """Return the gate of mixed scenes: pairs of an aerial and a ground image, told by their names."""
     aerial = {image.name for image in images if "aerial" in image.name}
     if not aerial or len(aerial) == len(images):

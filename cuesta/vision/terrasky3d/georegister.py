@@ -75,7 +75,9 @@ def _from_distance(
 def _from_gps(
     model: pycolmap.Reconstruction, photos: Sequence[Mapping[str, Any]], seed: int
 ) -> dict[str, Any]:
-    placed = {model.image(i).name: model.image(i).projection_center() for i in model.reg_image_ids()}
+    placed = {
+        model.image(i).name: model.image(i).projection_center() for i in model.reg_image_ids()
+    }
     located = [photo for photo in photos if photo["gps"] and photo["name"] in placed]
     if not located:
         return _result(None, notes=["no photo says where it was taken: lengths have no unit"])
@@ -107,7 +109,9 @@ def _from_gps(
             "distance (scale.metres) is better"
         )
     origin = list(located[0]["gps"])
-    return _result("gps", matrix, origin=origin, num_used=int(is_used.sum()), rmse_m=rmse, notes=notes)
+    return _result(
+        "gps", matrix, origin=origin, num_used=int(is_used.sum()), rmse_m=rmse, notes=notes
+    )
 
 
 def _result(

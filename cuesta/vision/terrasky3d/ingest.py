@@ -88,7 +88,9 @@ def ingest(
             raise UserError(_too_few(photos, len(kept), excluded))
         groups = _cameras(kept)
         images = _named(groups)
-        copied = pool.map(lambda item: _write(item[1][0], item[1][1], folder / "images" / item[0]), images.items())
+        copied = pool.map(
+            lambda item: _write(item[1][0], item[1][1], folder / "images" / item[0]), images.items()
+        )
         for done, _ in enumerate(copied):
             on_progress(len(sources) + done + 1, len(sources) + len(images))
     return {
@@ -96,7 +98,7 @@ def ingest(
         "excluded": sorted(excluded, key=lambda item: item["source"]),
         "cameras": [
             {
-                "folder": f"cam_{number}",
+                "folder": _folder(number, group),
                 "width": group[0][1].width,
                 "height": group[0][1].height,
                 "focal_px": group[0][1].focal_px,
@@ -185,17 +187,31 @@ def _cameras(read: Sequence[tuple[Source, Photo]]) -> list[list[tuple[Source, Ph
 def _named(
     groups: Sequence[Sequence[tuple[Source, Photo]]],
 ) -> dict[str, tuple[Source, Photo]]:
-    """Return the images by the name that each gets; stems are unique within a folder."""
+    """Return the images by the name that each gets.
+
+    Stems are unique within a folder and have no spaces, which COLMAP's lists of pairs do not bear.
+    """
     named: dict[str, tuple[Source, Photo]] = {}
     for number, group in enumerate(groups):
-        stems: set[str] = set()
+        folder, stems = _folder(number, group), set[str]()
         for source, photo in group:
             path = PurePosixPath(source.name)
-            stem = path.stem if path.stem not in stems else path.name.replace(".", "_")
+            stem = "_".join(path.stem.split())
+            if stem in stems:
+                stem = "_".join(path.name.replace(".", "_").split())
+            while stem in stems:
+                stem += "_"
             stems.add(stem)
             suffix = path.suffix if path.suffix.lower() in _COPIED else ".png"
-            named[f"cam_{number}/{stem}{suffix}"] = (source, photo)
+            named[f"{folder}/{stem}{suffix}"] = (source, photo)
     return named
+
+
+def _folder(number: int, group: Sequence[tuple[Source, Photo]]) -> str:
+    """Return the name of a camera's folder; that of a drone says so, as far as its photos do."""
+    source, photo = group[0]
+    is_aerial = "aerial" in source.name.lower() or photo.camera.upper().startswith("DJI")
+    return f"cam_{number}_aerial" if is_aerial else f"cam_{number}"
 
 
 def _write(source: Source, photo: Photo, target: Path) -> None:

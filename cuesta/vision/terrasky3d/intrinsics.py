@@ -47,9 +47,7 @@ def read_intrinsics(path: Path) -> Intrinsics:
     return Intrinsics(path=path, cameras=named)
 
 
-def camera_for(
-    intrinsics: Intrinsics, group: Mapping[str, Any], names: Sequence[str]
-) -> Camera:
+def camera_for(intrinsics: Intrinsics, group: Mapping[str, Any], names: Sequence[str]) -> Camera:
     """Return the camera of a group of images, at their size.
 
     By the images' own names, else by the folder that they came from, else the only one, else the
@@ -74,9 +72,7 @@ def camera_for(
     return camera
 
 
-def _find(
-    intrinsics: Intrinsics, group: Mapping[str, Any], names: Sequence[str]
-) -> Camera | None:
+def _find(intrinsics: Intrinsics, group: Mapping[str, Any], names: Sequence[str]) -> Camera | None:
     cameras = intrinsics.cameras
     stems = [PurePosixPath(name).stem for name in names]
     known = [cameras[stem] for stem in stems if stem in cameras]
@@ -86,7 +82,9 @@ def _find(
         return cameras[group["from"]]
     if len(cameras) == 1:
         return next(iter(cameras.values()))
-    fitting = [c for c in cameras.values() if (c.width, c.height) == (group["width"], group["height"])]
+    fitting = [
+        c for c in cameras.values() if (c.width, c.height) == (group["width"], group["height"])
+    ]
     return fitting[0] if len(fitting) == 1 else None
 
 
@@ -111,9 +109,13 @@ def _k_txt(path: Path) -> Camera:
     try:
         matrix = np.loadtxt(path, ndmin=2)
     except ValueError as error:
-        raise UserError(f"{path}: not a table of numbers ({error}); write K as 3 rows of 3") from error
+        raise UserError(
+            f"{path}: not a table of numbers ({error}); write K as 3 rows of 3"
+        ) from error
     if matrix.shape != (3, 3) or abs(matrix[0, 1]) > 1 or not np.allclose(matrix[2], [0, 0, 1]):
-        raise UserError(f"{path}: no calibration matrix K: 3 rows of 3, the last 0 0 1, without skew")
+        raise UserError(
+            f"{path}: no calibration matrix K: 3 rows of 3, the last 0 0 1, without skew"
+        )
     params = [matrix[0, 0], matrix[1, 1], matrix[0, 2], matrix[1, 2]]
     return Camera("PINHOLE", torch.tensor(params, dtype=torch.float64), 1, 1)
 
@@ -126,7 +128,9 @@ def _cameras_txt(path: Path) -> dict[str, Camera]:
             try:
                 size, params = [int(word) for word in words[2:4]], [float(w) for w in words[4:]]
             except ValueError as error:
-                raise UserError(f"{path}, line {number}: {error}; write ID MODEL W H PARAMS") from error
+                raise UserError(
+                    f"{path}, line {number}: {error}; write ID MODEL W H PARAMS"
+                ) from error
             cameras[words[0]] = _camera(words[1], size, params, f"{path}, line {number}")
     if not cameras:
         raise UserError(f"{path}: no camera in it; write ID MODEL WIDTH HEIGHT PARAMS")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
-import sqlite3
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,7 +11,7 @@ from typing import Any
 import pycolmap
 
 from cuesta.data.files import atomic_file, write_text
-from cuesta.vision.terrasky3d.native import call, num_rows
+from cuesta.vision.terrasky3d.native import call
 from cuesta.vision.terrasky3d.pairs import choose_pairs
 from cuesta.vision.terrasky3d.settings import MatchSettings
 
@@ -48,14 +46,15 @@ def match(
     verification = pycolmap.TwoViewGeometryOptions()
     verification.min_num_inliers = settings.min_num_inliers
     verification.ransac.random_seed = seed
-    call(
-        lambda token: pycolmap.match_image_pairs(
-            database, matching, pairing, verification, pycolmap.Device.cpu, token
-        ),
-        lambda: on_progress(num_rows(database, "two_view_geometries"), len(pairs)),
-    )
-    on_progress(len(pairs), len(pairs))
-    inliers = verified_inliers(database)
+    with pycolmap.Database.open(database) as opened:
+        call(
+            lambda token: pycolmap.match_image_pairs(
+                database, matching, pairing, verification, pycolmap.Device.cpu, token
+            ),
+            lambda: on_progress(opened.num_matched_image_pairs(), len(pairs)),
+        )
+        on_progress(len(pairs), len(pairs))
+        inliers = _verified_inliers(opened)
     graph = [pair for pair in inliers if pair[2] >= VIEW_GRAPH_INLIERS]
     return {
         "rules": rules,
@@ -66,25 +65,7 @@ def match(
     }
 
 
-def verified_inliers(database: Path) -> list[tuple[str, str, int]]:
-    """Return (first, second, inliers) of every verified pair, sorted by name."""
-    query = (
-        "SELECT pair_id, rows FROM two_view_geometries WHERE rows > 0"  # ids are two in one
-    )
-    with pycolmap.Database.open(database) as opened:
-        names = {image.image_id: image.name for image in opened.read_all_images()}
-    with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
-        rows = connection.execute(query).fetchall()
-    found = []
-    for pair_id, count in rows:
-        first, second = sorted(names[i] for i in pycolmap.pair_id_to_image_pair(pair_id))
-        found.append((first, second, int(count)))
-    return sorted(found)
-
-
-def connected_parts(
-    names: Sequence[str], pairs: Sequence[tuple[str, str, int]]
-) -> list[list[str]]:
+def connected_parts(names: Sequence[str], pairs: Sequence[tuple[str, str, int]]) -> list[list[str]]:
     """Return the images in the parts of the graph of pairs, the largest first.
 
     >>> connected_parts(["a", "b", "c"], [("a", "b", 40)])
@@ -103,3 +84,13 @@ def connected_parts(
     sizes = Counter(find(name) for name in names)
     parts = [[name for name in sorted(names) if find(name) == top] for top in sizes]
     return sorted(parts, key=lambda part: (-len(part), part))
+
+
+def _verified_inliers(database: pycolmap.Database) -> list[tuple[str, str, int]]:
+    """Return (first, second, inliers) of every verified pair, sorted by name."""
+    names = {image.image_id: image.name for image in database.read_all_images()}
+    found = []
+    for pair_id, count in zip(*database.read_two_view_geometry_num_inliers(), strict=True):
+        first, second = sorted(names[i] for i in pycolmap.pair_id_to_image_pair(pair_id))
+        found.append((first, second, int(count)))
+    return sorted(found)

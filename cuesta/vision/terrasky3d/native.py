@@ -1,14 +1,13 @@
-"""Calls into pycolmap that take long: quiet, with progress read from the database, and ended by
-Ctrl-C.
+"""Calls into pycolmap that take long: quiet, with progress, and ended by Ctrl-C.
+
+Progress is read from the database through pycolmap itself: Python has its own copy of SQLite, and two
+copies in one process undo each other's locks on a file.
 """
 
 from __future__ import annotations
 
-import contextlib
-import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
-from pathlib import Path
 
 import pycolmap
 
@@ -23,10 +22,10 @@ def call(
 ) -> object:
     """Return `work(token)`, run in a thread, while `look` is called twice a second.
 
-    What pycolmap logs is dropped but for warnings; an exception of it becomes a `UserError`. Ctrl-C
+    What pycolmap logs is dropped; an exception of it becomes a `UserError`. Ctrl-C
     cancels the work and waits until it has closed its files.
     """
-    pycolmap.logging.minloglevel = pycolmap.logging.ERROR.value
+    pycolmap.logging.minloglevel = pycolmap.logging.FATAL.value
     token = pycolmap.CancellationToken()
     with ThreadPoolExecutor(max_workers=1) as pool:
         future = pool.submit(work, token)
@@ -40,12 +39,3 @@ def call(
         return future.result()
     except (RuntimeError, ValueError) as error:
         raise UserError(f"pycolmap: {str(error).splitlines()[0]}") from error
-
-
-def num_rows(database: Path, table: str) -> int:
-    """Return how many rows a table of a COLMAP database has; 0 while there is none."""
-    with contextlib.suppress(sqlite3.Error), contextlib.closing(
-        sqlite3.connect(f"file:{database}?mode=ro", uri=True)
-    ) as connection:
-        return int(connection.execute(f"SELECT COUNT(*) FROM {table}").fetchone()[0])
-    return 0

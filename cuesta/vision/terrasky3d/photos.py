@@ -169,9 +169,7 @@ def _camera_name(exif: Mapping[int, object]) -> str:
     return " ".join([*(str(word).strip("\0 ") for word in words if word), *lengths])
 
 
-def _focal_px(
-    exif: Mapping[int, object], size: tuple[int, int], notes: list[str]
-) -> float | None:
+def _focal_px(exif: Mapping[int, object], size: tuple[int, int], notes: list[str]) -> float | None:
     given = exif.get(ExifTags.Base.FocalLengthIn35mmFilm)
     focal_mm = _number(given)
     if given is None or focal_mm == 0:

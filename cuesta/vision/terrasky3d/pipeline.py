@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from cuesta import __version__
 from cuesta.data.files import atomic_folder, write_text
 from cuesta.data.scenes.colmap import read_reconstruction
-from cuesta.data.scenes.scene import Scene, write_manifest
+from cuesta.data.scenes.scene import Scene, open_scene, read_about, write_manifest
 from cuesta.engine.recipe import to_json
 from cuesta.errors import UserError
 from cuesta.vision.terrasky3d.calibrate import calibrate
@@ -36,7 +36,7 @@ from cuesta.vision.terrasky3d.settings import Settings
 from cuesta.vision.terrasky3d.stages import OnProgress, Stage, fingerprint, run_stage
 from cuesta.vision.terrasky3d.undistort import undistort
 
-_CODE = 1  # raised when a stage's result changes; what was made before is then made again
+_CODE = 2  # raised when a stage's result changes; what was made before is then made again
 
 
 class Excluded(NamedTuple):
@@ -133,9 +133,7 @@ def _run_stages(
     cameras = lenses.result["cameras"]
 
     def find_features(folder: Path) -> dict[str, Any]:
-        return extract_features(
-            images, folder, cameras, names, settings.features, show("features")
-        )
+        return extract_features(images, folder, cameras, names, settings.features, show("features"))
 
     features = run("features", find_features, settings.features, lenses)
 
@@ -220,7 +218,9 @@ def _publish(scene: Scene, result: Reconstruction, settings: Settings, mark: str
         "kind": "reconstruction",
         "made_by": f"cuesta {__version__}",
         "made_from": mark,
-        "unit": "the model's own; metres in colmap/metric" if metric.exists() else "the model's own",
+        "unit": "the model's own; metres in colmap/metric"
+        if metric.exists()
+        else "the model's own",
         "metres_from_model": result.result("metric")["metres_from_model"],
         "licence": "that of the photos",
         "settings": to_json(settings),
@@ -229,9 +229,10 @@ def _publish(scene: Scene, result: Reconstruction, settings: Settings, mark: str
 
 
 def _is_published(scene: Scene, mark: str) -> bool:
+    """Return whether the scene is that of these stages, and all its files are there."""
     try:
-        return json.loads(scene.manifest.read_text(encoding="utf-8"))["made_from"] == mark
-    except (OSError, ValueError, KeyError):
+        return read_about(open_scene(scene.root)).get("made_from") == mark
+    except UserError:
         return False
 
 

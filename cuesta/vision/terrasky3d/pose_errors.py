@@ -75,7 +75,9 @@ def _relative(views: Views, first: NDArray[np.int64], second: NDArray[np.int64])
 def _angle_of(rotation: torch.Tensor) -> torch.Tensor:
     """Return the angle of rotations, exact also near 0, where the arc cosine of the trace is not."""
     quaternion = Transform.rigid(rotation, torch.zeros_like(rotation[..., 0])).quaternion()
-    return 2 * torch.atan2(torch.linalg.vector_norm(quaternion[..., 1:], dim=-1), quaternion[..., 0])
+    return 2 * torch.atan2(
+        torch.linalg.vector_norm(quaternion[..., 1:], dim=-1), quaternion[..., 0]
+    )
 
 
 def _angle_between(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

@@ -76,23 +76,31 @@ def _verdict_section(result: Reconstruction) -> Section:
     if result.notes:
         rows = tuple((note,) for note in result.notes)
         parts.append(Table(title="Worth knowing", columns=("note",), rows=rows))
-    return Section(title="Verdict", note="What was checked, and what is not in.", parts=tuple(parts))
+    return Section(
+        title="Verdict", note="What was checked, and what is not in.", parts=tuple(parts)
+    )
 
 
-def _place_section(
-    scene: Scene, result: Reconstruction, model: pycolmap.Reconstruction
-) -> Section:
+def _place_section(scene: Scene, result: Reconstruction, model: pycolmap.Reconstruction) -> Section:
     names = [image.name for image in result.images]
     metric = result.result("metric")
     unit = {"gps": "metres, east-north-up by GPS", "known distance": "metres by a known distance"}
     words = unit.get(metric["source"], "no unit: photos alone do not tell size")
     above, side = draw_scene(model)
     parts = (
-        Image(caption=f"From above: cameras in orange, points in colour. Lengths: {words}.", data=above),
+        Image(
+            caption=f"From above: cameras in orange, points in colour. Lengths: {words}.",
+            data=above,
+        ),
         Image(caption="From the side.", data=side),
-        Image(caption=f"{min(len(names), _SHEET_IMAGES)} of {len(names)} frames.", data=_sheet(scene, names)),
+        Image(
+            caption=f"{min(len(names), _SHEET_IMAGES)} of {len(names)} frames.",
+            data=_sheet(scene, names),
+        ),
     )
-    return Section(title="The place", note="`cuesta view` shows it in three dimensions.", parts=parts)
+    return Section(
+        title="The place", note="`cuesta view` shows it in three dimensions.", parts=parts
+    )
 
 
 def _fit_section(result: Reconstruction, model: pycolmap.Reconstruction) -> Section:
@@ -164,7 +172,9 @@ def _histogram(title: str, label: str, values: np.ndarray, edges: np.ndarray) ->
 
 def _sheet(scene: Scene, names: Sequence[str]) -> bytes:
     """Return a contact sheet of at most 24 frames, evenly taken, as JPEG."""
-    chosen = [names[i] for i in np.linspace(0, len(names) - 1, min(len(names), _SHEET_IMAGES)).astype(int)]
+    chosen = [
+        names[i] for i in np.linspace(0, len(names) - 1, min(len(names), _SHEET_IMAGES)).astype(int)
+    ]
     tiles = []
     for name in chosen:
         with Pictures.open(scene.frame(name)) as frame:

@@ -1,0 +1,82 @@
+"""Intrinsics are read from every form, fitted to the images' size, or refused where they contradict."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from cuesta.errors import UserError
+from cuesta.vision.terrasky3d.intrinsics import camera_for, read_intrinsics
+
+GROUP = {"folder": "cam_0", "from": "front", "width": 640, "height": 480}
+K = "500 0 321\n0 502 239\n0 0 1\n"
+
+
+def group(**changes: object) -> dict[str, object]:
+    return GROUP | changes
+
+
+def read(path: Path, text: str, **changes: object) -> list[float]:
+    path.write_text(text)
+    return camera_for(read_intrinsics(path), group(**changes), ["front/a.jpg"]).params.tolist()
+
+
+def test_k_is_for_the_images_as_they_are(tmp_path: Path) -> None:
+    assert read(tmp_path / "K.txt", K) == [500, 502, 321, 239]
+
+
+def test_cameras_txt_is_scaled_to_the_images(tmp_path: Path) -> None:
+    text = "# comment\n1 SIMPLE_RADIAL 1280 960 1000 642 478 0.01\n"
+    assert read(tmp_path / "cameras.txt", text) == [500, 321, 239, 0.01]
+
+
+def test_calibration_json_is_by_folder(tmp_path: Path) -> None:
+    def entry(name: str, focal: float) -> dict[str, object]:
+        params = [focal, focal, 320.0, 240.0]
+        return {"from": name, "model": "PINHOLE", "width": 640, "height": 480, "params": params}
+
+    text = json.dumps({"cameras": [entry("back", 400.0), entry("front", 600.0)]})
+    assert read(tmp_path / "calibration.json", text)[0] == 600
+
+
+def test_transforms_json_is_by_image(tmp_path: Path) -> None:
+    pose = torch.eye(4).tolist()
+    size = {"w": 640, "h": 480, "cx": 320, "cy": 240}
+    frames = [
+        {"file_path": f"images/{name}.jpg", "fl_x": focal, "transform_matrix": pose, **size}
+        for name, focal in (("b", 400), ("a", 600))
+    ]
+    assert read(tmp_path / "transforms.json", json.dumps({"frames": frames}))[0] == 600
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("K.txt", "500 0 1500\n0 500 240\n0 0 1\n", "principal point .* another size"),
+        ("K.txt", "5 0 320\n0 5 240\n0 0 1\n", "pixels, not millimetres"),
+        ("K.txt", "500 0 320\n0 500 240\n", "3 rows of 3"),
+        ("K.txt", "a b c\n", "not a table of numbers"),
+        ("cameras.txt", "1 PINHOLE 640 360 500 500 320 180\n", "640 x 360, these are 640 x 480"),
+        ("cameras.txt", "1 FOV 640 480 500 500 320 240 1\n", "camera model 'FOV'"),
+        ("cameras.txt", "1 PINHOLE 640 480 500 500 320\n", "has 4 parameters"),
+        ("cameras.txt", "1 PINHOLE 640 tall 500\n", "line 1"),
+        ("cameras.txt", "# none\n", "no camera in it"),
+        (
+            "cameras.txt",
+            "1 PINHOLE 99 88 500 500 50 44\n2 PINHOLE 88 99 500 500 44 50\n",
+            "no camera in it fits",
+        ),
+        ("calibration.json", "{}", "no calibration of ours"),
+        ("calibration.json", "{", "no calibration of ours"),
+    ],
+)
+def test_contradictions_are_refused(name: str, text: str, words: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=words) as caught:
+        read(tmp_path / name, text)
+    assert name in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file of intrinsics"):
+        read_intrinsics(tmp_path / "K.txt")
