@@ -6,7 +6,7 @@ through its camera.
 
 from __future__ import annotations
 
-import socket
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from cuesta.errors import UserError
 
 MOST_POINTS = 2_000_000
 _PICTURE_PX = 200
+CAMERA_SHARE, POINT_SHARE = 35, 350  # the scene's size over that of a drawn camera and point
 _CAMERA_COLOUR = (217, 102, 31)
 _GREY = 150
 
@@ -38,16 +39,15 @@ def start_viewer(
     """
     path = Path(path)
     views, cloud, frame = _load(path)
-    server = viser.ViserServer(
-        host=host, port=_free_port(host, port), label=path.name, verbose=False
-    )
+    logging.getLogger("websockets.server").setLevel(logging.CRITICAL)  # of tabs that were closed
+    server = viser.ViserServer(host=host, port=port, label=path.name, verbose=False)
     server.gui.configure_theme(dark_mode=True, show_logo=False)
     middle, size = _extent(views, cloud)
     up = _up(views)
     server.scene.set_up_direction(up)
     points = _add_cloud(server, cloud, size)
     frusta = [] if views is None else _add_cameras(server, views, frame, size)
-    _add_controls(server, points, frusta)
+    _add_controls(server, points, frusta, camera_scale=size / CAMERA_SHARE)
     place = _first_place(views, middle, size, up)
 
     @server.on_client_connect
@@ -88,7 +88,7 @@ def _add_cloud(server: viser.ViserServer, cloud: Cloud, size: float) -> viser.Po
         "/points",
         cloud.positions[chosen].astype(np.float32),
         colors[chosen],
-        point_size=size / 600,
+        point_size=size / POINT_SHARE,
         point_shape="circle",
         precision="float32",
     )
@@ -110,7 +110,7 @@ def _add_cameras(
             f"/cameras/{name}",
             fov=float(fov),
             aspect=camera.width / camera.height,
-            scale=size / 25,
+            scale=size / CAMERA_SHARE,
             color=_CAMERA_COLOUR,
             image=None if frame is None else _picture(frame(name)),
             wxyz=turns[number],
@@ -138,6 +138,8 @@ def _add_controls(
     server: viser.ViserServer,
     points: viser.PointCloudHandle,
     frusta: list[viser.CameraFrustumHandle],
+    *,
+    camera_scale: float,
 ) -> None:
     point_size = server.gui.add_slider("point size", 0.2, 5.0, 0.1, 1.0)
     usual = points.point_size
@@ -150,7 +152,6 @@ def _add_controls(
         return
     is_shown = server.gui.add_checkbox("cameras", True)
     camera_size = server.gui.add_slider("camera size", 0.1, 4.0, 0.1, 1.0)
-    usual_scale = frusta[0].scale
 
     @is_shown.on_update
     def _(_: object) -> None:
@@ -160,7 +161,7 @@ def _add_controls(
     @camera_size.on_update
     def _(_: object) -> None:
         for frustum in frusta:
-            frustum.scale = np.asarray(usual_scale) * camera_size.value
+            frustum.scale = camera_scale * camera_size.value
 
 
 def _picture(path: Path) -> NDArray[np.uint8] | None:
@@ -201,11 +202,3 @@ def _first_place(
     towards = views.cam_from_world.rotation[:, 2].mean(0).numpy()
     behind = -towards / max(float(np.linalg.norm(towards)), 1e-6)
     return views.centres().mean(0).numpy() + 0.4 * size * behind + 0.25 * size * up
-
-
-def _free_port(host: str, port: int) -> int:
-    for candidate in range(port, port + 100):
-        with socket.socket() as probe:
-            if probe.connect_ex((host, candidate)) != 0:
-                return candidate
-    raise UserError(f"no free port from {port} to {port + 99}; name another with --port")

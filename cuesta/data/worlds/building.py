@@ -31,7 +31,7 @@ class Body:
         return sum(self.heights)
 
 
-def body(mesh: Mesh, place: Place, shape: Body, style: Style, *, seed: int) -> None:
+def body(mesh: Mesh, place: Place, shape: Body, *, style: Style, seed: int) -> None:
     """Add four walls with a cornice; `place` is the middle of the front's foot."""
     half = shape.width / 2
     corner = place.moved(-half, 0, 0)
@@ -51,17 +51,17 @@ def body(mesh: Mesh, place: Place, shape: Body, style: Style, *, seed: int) -> N
         (corner.side(0, -shape.depth, quarters=3), sides),
     ]
     for number, (side, storeys) in enumerate(walls):
-        wall(mesh, side, storeys, style, seed=4 * seed + number)
-        cornice(mesh, side.moved(0, shape.height, 0), storeys.width, style.trim)
+        wall(mesh, side, storeys, style=style, seed=4 * seed + number)
+        cornice(mesh, side.moved(0, shape.height, 0), storeys.width, finish=style.trim)
 
 
 def gable_roof(
     mesh: Mesh,
     place: Place,
     width: float,
+    *,
     depth: float,
     rise: float,
-    *,
     finishes: tuple[Finish, Finish],
 ) -> None:
     """Add a roof with its ridge along w over the part behind `place`, and the two gables.
@@ -88,10 +88,10 @@ def hip_roof(
     mesh: Mesh,
     place: Place,
     width: float,
+    *,
     depth: float,
     rise: float,
     roof: Finish,
-    *,
     dormers: int = 0,
 ) -> None:
     """Add a roof that slopes to all four sides, with dormers on the front and the back."""
@@ -113,16 +113,23 @@ def hip_roof(
         for k in range(dormers):
             u = -half + width * (k + 0.5) / dormers
             if abs(u) < half - inset * 0.6:
-                _dormer(mesh, side.moved(u, 0.25 * rise, over - 0.25 * rise / slope), slope, roof)
+                _dormer(
+                    mesh, side.moved(u, 0.25 * rise, over - 0.25 * rise / slope), slope, roof=roof
+                )
 
 
-def _dormer(mesh: Mesh, place: Place, slope: float, roof: Finish) -> None:
+def _dormer(mesh: Mesh, place: Place, slope: float, *, roof: Finish) -> None:
     width, height, depth = 1.2, 1.1, 1.9 / slope
     mesh.block(place, (-width / 2, width / 2), (-0.2, height), (-depth, 0.05), roof.toned(1.25))
     glass = Finish(roof.material, Label.WINDOW, (0.05, 0.06, 0.08))
     mesh.block(place, (-0.38, 0.38), (0.2, 0.95), (0, 0.07), glass)
     gable_roof(
-        mesh, place.moved(0, height, 0), width, depth, 0.5, finishes=(roof, roof.toned(1.25))
+        mesh,
+        place.moved(0, height, 0),
+        width,
+        depth=depth,
+        rise=0.5,
+        finishes=(roof, roof.toned(1.25)),
     )
 
 
@@ -130,15 +137,15 @@ def tower(
     mesh: Mesh,
     place: Place,
     size: float,
+    *,
     heights: tuple[float, ...],
     style: Style,
-    *,
     top: str,
     seed: int,
 ) -> None:
     """Add a square tower whose front's foot is at `place`, with a belfry under a spire or a dome."""
     shaft = Body(width=size, depth=size, heights=heights, bays=(1, 1))
-    body(mesh, place, shaft, replace(style, has_pilasters=False), seed=seed)
+    body(mesh, place, shaft, style=replace(style, has_pilasters=False), seed=seed)
     above = place.moved(0, shaft.height + 0.4, 0)
     high, half = 0.95 * size, size / 2
     for quarter in range(4):
@@ -150,23 +157,30 @@ def tower(
         wide = size - 0.3
         hole = ((0.28 * wide, 0.72 * wide), (0.3, 0.8 * high))
         opening(
-            mesh, side, (0, wide), (0, high), hole=hole, wall=style.wall, depth=0.4, is_arched=True
+            mesh,
+            side,
+            (0, wide),
+            v=(0, high),
+            hole=hole,
+            wall=style.wall,
+            depth=0.4,
+            is_arched=True,
         )
         slats = style.door.toned(0.6)
         for k in range(9):
             v = 0.3 + k * (0.8 * high - 0.3) / 9
             mesh.block(side, hole[0], (v, v + 0.12), (-0.4, -0.22), slats)
         mesh.panel(side, hole[0], hole[1], slats.toned(0.3), w=-0.45)
-        cornice(mesh, side.moved(0, high, 0), wide, style.trim, size=0.5)
-    _clocks(mesh, place, size, shaft.height - 0.5 * heights[-1], style)
+        cornice(mesh, side.moved(0, high, 0), wide, finish=style.trim, size=0.5)
+    _clocks(mesh, place, size, height=shaft.height - 0.5 * heights[-1], style=style)
     peak = above.moved(0, high + 0.5, -half)
     if top == "dome":
-        _dome(mesh, peak, half, style)
+        _dome(mesh, peak, half, style=style)
     else:
-        _spire(mesh, peak, half, size * (2.4 if top == "spire" else 0.9), style)
+        _spire(mesh, peak, half, height=size * (2.4 if top == "spire" else 0.9), style=style)
 
 
-def _clocks(mesh: Mesh, place: Place, size: float, height: float, style: Style) -> None:
+def _clocks(mesh: Mesh, place: Place, size: float, *, height: float, style: Style) -> None:
     face = replace(style.trim, color=(0.75, 0.72, 0.62))
     for quarter in range(4):
         side = (
@@ -187,7 +201,7 @@ def _clocks(mesh: Mesh, place: Place, size: float, height: float, style: Style) 
         mesh.block(side, (-0.08, 0.36), (-0.03, 0.03), (0.1, 0.13), dark)
 
 
-def _spire(mesh: Mesh, peak: Place, half: float, height: float, style: Style) -> None:
+def _spire(mesh: Mesh, peak: Place, half: float, *, height: float, style: Style) -> None:
     reach = half + 0.3
     profile = [(1.414 * reach, 0.0), (1.1 * reach, 0.12 * height), (0.0, height)]
     turned = replace(
@@ -202,7 +216,7 @@ def _spire(mesh: Mesh, peak: Place, half: float, height: float, style: Style) ->
     )
 
 
-def _dome(mesh: Mesh, peak: Place, half: float, style: Style) -> None:
+def _dome(mesh: Mesh, peak: Place, half: float, *, style: Style) -> None:
     radius = half + 0.2
     bulb = [
         (1.0, 0.0),
@@ -235,15 +249,23 @@ def palace(
         portal_bay=-1 if has_arcade else bays // 2,
         arcade_depth=2.5 if has_arcade else 0.0,
     )
-    body(mesh, place, shape, style, seed=1)
+    body(mesh, place, shape, style=style, seed=1)
     roof = place.moved(0, shape.height + 0.4, 0)
-    hip_roof(mesh, roof, width, depth, 0.42 * depth, style.roof, dormers=bays // 2)
+    hip_roof(mesh, roof, width, depth=depth, rise=0.42 * depth, roof=style.roof, dormers=bays // 2)
     gable = roof.moved(0, 0, 0.15)
-    pediment(mesh, gable, 0.36 * width, 0.09 * width, 0.5, style.trim)
-    _chimneys(mesh, roof, width, depth, style)
+    pediment(mesh, gable, 0.36 * width, height=0.09 * width, depth=0.5, trim=style.trim)
+    _chimneys(mesh, roof, width, depth=depth, style=style)
     if draw.random() < 0.75:
         back = place.moved(0, shape.height - 1.0, -depth / 2 + 2.2)
-        tower(mesh, back, 4.4, (4.6, 4.6), style, top=str(draw.choice(["dome", "spire"])), seed=9)
+        tower(
+            mesh,
+            back,
+            4.4,
+            heights=(4.6, 4.6),
+            style=style,
+            top=str(draw.choice(["dome", "spire"])),
+            seed=9,
+        )
     return width, depth
 
 
@@ -255,9 +277,16 @@ def church(
     tall = replace(style, is_arched=True, window_width=1.5, window_height=0.74, bars=(3, 6))
     shape = Body(width=width, depth=length, heights=(8.2,), bays=(3, 6), portal_bay=1)
     nave = place.moved(0, 0, 0)
-    body(mesh, nave, shape, replace(tall, has_pilasters=False), seed=2)
+    body(mesh, nave, shape, style=replace(tall, has_pilasters=False), seed=2)
     rise = 0.62 * width
-    gable_roof(mesh, nave.moved(0, 8.6, 0), width, length, rise, finishes=(style.roof, style.wall))
+    gable_roof(
+        mesh,
+        nave.moved(0, 8.6, 0),
+        width,
+        depth=length,
+        rise=rise,
+        finishes=(style.roof, style.wall),
+    )
     for k in range(7):
         for sign in (-1.0, 1.0):
             w = -0.35 - k * (length - 0.7) / 6
@@ -274,7 +303,13 @@ def church(
     top = str(draw.choice(["spire", "dome", "roof"]))
     tower_place = nave.moved(float(draw.choice([-1.0, 1.0])) * (width / 2 + size / 2 - 0.6), 0, 0.8)
     tower(
-        mesh, tower_place, size, (5.5, 5.0, 5.0), replace(style, window_width=0.8), top=top, seed=5
+        mesh,
+        tower_place,
+        size,
+        heights=(5.5, 5.0, 5.0),
+        style=replace(style, window_width=0.8),
+        top=top,
+        seed=5,
     )
     choir = nave.moved(0, 0, -length)
     radius = 0.4 * width
@@ -306,10 +341,10 @@ def townhall(
         portal_bay=-1 if has_arcade else 2,
         arcade_depth=2.2 if has_arcade else 0.0,
     )
-    body(mesh, place, shape, replace(style, has_pilasters=False), seed=3)
+    body(mesh, place, shape, style=replace(style, has_pilasters=False), seed=3)
     eaves = place.moved(0, shape.height + 0.4, 0)
     rise = 0.5 * width
-    gable_roof(mesh, eaves, width, depth, rise, finishes=(style.roof, style.wall))
+    gable_roof(mesh, eaves, width, depth=depth, rise=rise, finishes=(style.roof, style.wall))
     steps = 7
     for k in range(steps):
         reach = width / 2 * (1 - k / steps)
@@ -325,12 +360,18 @@ def townhall(
                 )
     for k, (u, v) in enumerate(((-2.2, 0.9), (0.0, 0.9), (2.2, 0.9), (0.0, 3.4))):
         hole = ((u - 0.5, u + 0.5), (v, v + 1.5))
-        pane(mesh, eaves.moved(0, 0, 0.27), hole, style, seed=40 + k)
+        pane(mesh, eaves.moved(0, 0, 0.27), hole, style=style, seed=40 + k)
         mesh.block(eaves, (u - 0.65, u + 0.65), (v - 0.15, v), (0.2, 0.45), style.trim)
     side = float(draw.choice([-1.0, 1.0]))
     top = str(draw.choice(["spire", "dome"]))
     tower(
-        mesh, place.moved(side * (width / 2 + 1.6), 0, -1.5), 4.2, (6, 5, 5), style, top=top, seed=6
+        mesh,
+        place.moved(side * (width / 2 + 1.6), 0, -1.5),
+        4.2,
+        heights=(6, 5, 5),
+        style=style,
+        top=top,
+        seed=6,
     )
     return width, depth
 
@@ -344,12 +385,12 @@ def house(mesh: Mesh, place: Place, style: Style, *, draw: np.random.Generator, 
     corner = place.moved(-width / 2, -0.6, 0)
     tall = replace(shape, heights=(heights[0] + 0.6, *heights[1:]))
     high = sum(tall.heights)
-    wall(mesh, corner, tall, style, seed=seed)
+    wall(mesh, corner, tall, style=style, seed=seed)
     wall(
         mesh,
         corner.side(width, -depth, quarters=2),
         tall,
-        replace(style, bars=(0, 0)),
+        style=replace(style, bars=(0, 0)),
         seed=seed + 1,
     )
     for side in (corner.side(width, 0, quarters=1), corner.side(0, -depth, quarters=3)):
@@ -359,21 +400,23 @@ def house(mesh: Mesh, place: Place, style: Style, *, draw: np.random.Generator, 
                 mesh,
                 side,
                 (k * depth / 2, (k + 1) * depth / 2),
-                (0, high),
-                replace(side_wall, window_height=0.14),
+                v=(0, high),
+                style=replace(side_wall, window_height=0.14),
                 seed=seed + k,
             )
     roof = place.moved(0, high - 0.6, 0)
     finishes = (style.roof, style.wall)
     if draw.random() < 0.6:
         turned = roof.side(width / 2, -depth / 2, quarters=1)
-        gable_roof(mesh, turned, depth, width, 0.42 * depth, finishes=finishes)
+        gable_roof(mesh, turned, depth, depth=width, rise=0.42 * depth, finishes=finishes)
     else:
-        hip_roof(mesh, roof, width, depth, 0.35 * depth, style.roof, dormers=bays // 2)
-    _chimneys(mesh, roof, width, depth, style)
+        hip_roof(
+            mesh, roof, width, depth=depth, rise=0.35 * depth, roof=style.roof, dormers=bays // 2
+        )
+    _chimneys(mesh, roof, width, depth=depth, style=style)
 
 
-def _chimneys(mesh: Mesh, roof: Place, width: float, depth: float, style: Style) -> None:
+def _chimneys(mesh: Mesh, roof: Place, width: float, *, depth: float, style: Style) -> None:
     for k, u in enumerate((-0.27 * width, 0.22 * width)):
         stack = style.plinth.toned(0.8).seeded(k)
         mesh.block(

@@ -53,7 +53,7 @@ class Storeys:
 
 
 def opening(
-    mesh: Mesh, place: Place, u: Span, v: Span, *, hole: tuple[Span, Span], wall: Finish, depth: float,
+    mesh: Mesh, place: Place, u: Span, *, v: Span,  hole: tuple[Span, Span], wall: Finish, depth: float,
     is_arched: bool,
 ) -> None:  # fmt: skip
     """Add a wall over (u, v) with a hole, and the hole's reveal; the arch takes the hole's upper end."""
@@ -82,16 +82,23 @@ def opening(
     mesh.prism(outline, -depth * place.out, wall.toned(0.92))
 
 
-def window(mesh: Mesh, place: Place, u: Span, v: Span, style: Style, *, seed: int) -> None:
+def window(mesh: Mesh, place: Place, u: Span, *, v: Span, style: Style, seed: int) -> None:
     """Add a bay (u, v) of wall with a window: reveal, frame, bars, pane, sill, surround."""
     middle, width = (u[0] + u[1]) / 2, min(style.window_width, 0.72 * (u[1] - u[0]))
     height = style.window_height * (v[1] - v[0])
     low = v[0] + 0.46 * (v[1] - v[0] - height)
     hole = ((middle - width / 2, middle + width / 2), (low, low + height))
     opening(
-        mesh, place, u, v, hole=hole, wall=style.wall, depth=style.reveal, is_arched=style.is_arched
+        mesh,
+        place,
+        u,
+        v=v,
+        hole=hole,
+        wall=style.wall,
+        depth=style.reveal,
+        is_arched=style.is_arched,
     )
-    pane(mesh, place.moved(0, 0, -style.reveal), hole, style, seed=seed)
+    pane(mesh, place.moved(0, 0, -style.reveal), hole, style=style, seed=seed)
     (left, right), (low, high) = hole
     trim = style.trim.seeded(seed)
     mesh.block(place, (left - 0.14, right + 0.14), (low - 0.12, low), (-0.02, 0.14), trim)
@@ -101,14 +108,21 @@ def window(mesh: Mesh, place: Place, u: Span, v: Span, style: Style, *, seed: in
     mesh.block(place, (right, right + 0.15), (low, high), (-0.01, 0.05), trim)
     mesh.block(place, (left - 0.15, right + 0.15), (high, high + 0.18), (-0.01, 0.07), trim)
     if style.has_pediments:
-        pediment(mesh, place.moved(middle, high + 0.2, 0), width + 0.5, 0.32, 0.16, trim)
+        pediment(
+            mesh,
+            place.moved(middle, high + 0.2, 0),
+            width + 0.5,
+            height=0.32,
+            depth=0.16,
+            trim=trim,
+        )
     if style.has_shutters:
         for edge in (left - 0.15 - 0.42 * width, right + 0.15):
             shutter = style.door.seeded(seed + int(edge > left))
             mesh.block(place, (edge, edge + 0.42 * width), (low, high), (0.01, 0.06), shutter)
 
 
-def pane(mesh: Mesh, place: Place, hole: tuple[Span, Span], style: Style, *, seed: int) -> None:
+def pane(mesh: Mesh, place: Place, hole: tuple[Span, Span], *, style: Style, seed: int) -> None:
     """Add the glass of a window at w = 0 with its frame and bars before it."""
     (left, right), (low, high) = hole
     across, up = max(style.bars[0], 1), max(style.bars[1], 1)
@@ -133,7 +147,7 @@ def pane(mesh: Mesh, place: Place, hole: tuple[Span, Span], style: Style, *, see
 
 
 def pediment(
-    mesh: Mesh, place: Place, width: float, height: float, depth: float, trim: Finish
+    mesh: Mesh, place: Place, width: float, *, height: float, depth: float, trim: Finish
 ) -> None:
     """Add a triangular gable: its field, and the mouldings along its edges."""
     ends = (place.at(-width / 2, 0, 0.04), place.at(width / 2, 0, 0.04), place.at(0, height, 0.04))
@@ -148,13 +162,13 @@ def pediment(
         mesh.quad(*(corner + depth * place.out for corner in corners), trim)
 
 
-def portal(mesh: Mesh, place: Place, u: Span, v: Span, style: Style, *, seed: int) -> None:
+def portal(mesh: Mesh, place: Place, u: Span, *, v: Span, style: Style, seed: int) -> None:
     """Add a bay with an arched door between columns, under a pediment, above three steps."""
     middle, width = (u[0] + u[1]) / 2, min(2.2, 0.7 * (u[1] - u[0]))
     high = v[0] + min(0.8 * (v[1] - v[0]), 1.9 * width)
     left, right = middle - width / 2, middle + width / 2
     hole = ((left, right), (v[0], high))
-    opening(mesh, place, u, v, hole=hole, wall=style.wall, depth=0.45, is_arched=True)
+    opening(mesh, place, u, v=v, hole=hole, wall=style.wall, depth=0.45, is_arched=True)
     door, trim = place.moved(0, 0, -0.45), style.trim.seeded(seed)
     leaf = high - width / 2
     mesh.panel(door, (left, right), (v[0], leaf), style.door.seeded(seed))
@@ -170,9 +184,11 @@ def portal(mesh: Mesh, place: Place, u: Span, v: Span, style: Style, *, seed: in
                 door, (u_panel, u_panel + width / 2 - 0.24), (low, low + size), (0, 0.05), panel
             )
     for edge in (left - 0.35, right + 0.35):
-        column(mesh, place.moved(edge, v[0], 0.32), high - v[0], 0.17, trim)
+        column(mesh, place.moved(edge, v[0], 0.32), high - v[0], radius=0.17, finish=trim)
     mesh.block(place, (left - 0.7, right + 0.7), (high, high + 0.3), (0, 0.6), trim)
-    pediment(mesh, place.moved(middle, high + 0.38, 0), width + 1.5, 0.75, 0.6, trim)
+    pediment(
+        mesh, place.moved(middle, high + 0.38, 0), width + 1.5, height=0.75, depth=0.6, trim=trim
+    )
     for step in range(3):
         rise, run = v[0] - 0.15 * step, 0.65 + 0.35 * step
         tread = style.plinth.seeded(seed + step)
@@ -180,7 +196,7 @@ def portal(mesh: Mesh, place: Place, u: Span, v: Span, style: Style, *, seed: in
         mesh.block(place, (left - reach, right + reach), (rise - 0.15, rise), (0, run), tread)
 
 
-def column(mesh: Mesh, place: Place, height: float, radius: float, finish: Finish) -> None:
+def column(mesh: Mesh, place: Place, height: float, *, radius: float, finish: Finish) -> None:
     """Add a column with base, swelling shaft and capital."""
     base, capital = 0.3, 0.34
     mesh.block(
@@ -199,7 +215,7 @@ def column(mesh: Mesh, place: Place, height: float, radius: float, finish: Finis
     )
 
 
-def cornice(mesh: Mesh, place: Place, width: float, finish: Finish, *, size: float = 0.4) -> None:
+def cornice(mesh: Mesh, place: Place, width: float, *, finish: Finish, size: float = 0.4) -> None:
     """Add a cornice on top of a wall, v = 0 its lower edge: three steps, and dentils below them."""
     for step, (low, high) in enumerate(((0, 0.35), (0.35, 0.7), (0.7, 1.0))):
         reach = size * (0.35 + 0.4 * step)
@@ -211,7 +227,7 @@ def cornice(mesh: Mesh, place: Place, width: float, finish: Finish, *, size: flo
         mesh.block(place, (u - 0.11, u + 0.11), (-0.2 * size, 0.35 * size), (0, 0.32 * size), tooth)
 
 
-def quoins(mesh: Mesh, place: Place, height: float, finish: Finish, *, direction: int) -> None:
+def quoins(mesh: Mesh, place: Place, height: float, *, finish: Finish, direction: int) -> None:
     """Add dressed stones up a wall's edge at u = 0, going along u by `direction`."""
     count = int(height / 0.42)
     for k in range(count):
@@ -221,7 +237,7 @@ def quoins(mesh: Mesh, place: Place, height: float, finish: Finish, *, direction
         mesh.block(place, span, (0.42 * k + 0.015, 0.42 * k + 0.405), (-0.02, 0.05), stone)
 
 
-def wall(mesh: Mesh, place: Place, storeys: Storeys, style: Style, *, seed: int) -> None:
+def wall(mesh: Mesh, place: Place, storeys: Storeys, *, style: Style, seed: int) -> None:
     """Add a whole facade, v = 0 its foot: plinth, storeys, courses between them, corners, pilasters."""
     bay, v = storeys.width / storeys.bays, 0.0
     for number, height in enumerate(storeys.heights):
@@ -229,31 +245,31 @@ def wall(mesh: Mesh, place: Place, storeys: Storeys, style: Style, *, seed: int)
             u, rise = (k * bay, (k + 1) * bay), (v, v + height)
             own = 1000 * seed + 50 * number + k
             if number == 0 and k == storeys.portal_bay:
-                portal(mesh, place, u, (v + 0.45, v + height), style, seed=own)
+                portal(mesh, place, u, v=(v + 0.45, v + height), style=style, seed=own)
                 mesh.panel(place, u, (v, v + 0.45), style.plinth)
             elif number == 0 and storeys.arcade_depth > 0:
-                arcade(mesh, place, u, rise, style, depth=storeys.arcade_depth)
+                arcade(mesh, place, u, v=rise, style=style, depth=storeys.arcade_depth)
             else:
-                window(mesh, place, u, rise, style, seed=own)
+                window(mesh, place, u, v=rise, style=style, seed=own)
         v += height
         if number < len(storeys.heights) - 1:
             course = style.trim.seeded(number)
             mesh.block(
                 place, (-0.06, storeys.width + 0.06), (v - 0.14, v + 0.06), (-0.02, 0.12), course
             )
-    _foot_and_corners(mesh, place, storeys, style, height=v)
+    _foot_and_corners(mesh, place, storeys, style=style, height=v)
 
 
-def arcade(mesh: Mesh, place: Place, u: Span, v: Span, style: Style, *, depth: float) -> None:
+def arcade(mesh: Mesh, place: Place, u: Span, *, v: Span, style: Style, depth: float) -> None:
     """Add a bay of an arcade: an arch, and behind it a passage with a wall at `depth`."""
     hole = ((u[0] + 0.35, u[1] - 0.35), (v[0], v[0] + 0.86 * (v[1] - v[0])))
-    opening(mesh, place, u, v, hole=hole, wall=style.plinth, depth=0.5, is_arched=True)
+    opening(mesh, place, u, v=v, hole=hole, wall=style.plinth, depth=0.5, is_arched=True)
     mesh.panel(place, u, v, style.wall.toned(0.9), w=-depth)
     mesh.panel(place, (u[0] + 0.9, u[1] - 0.9), (v[0], v[0] + 2.2), style.door, w=-depth + 0.04)
 
 
 def _foot_and_corners(
-    mesh: Mesh, place: Place, storeys: Storeys, style: Style, *, height: float
+    mesh: Mesh, place: Place, storeys: Storeys, *, style: Style, height: float
 ) -> None:
     bay = storeys.width / storeys.bays
     if storeys.arcade_depth == 0:
@@ -261,8 +277,8 @@ def _foot_and_corners(
             if k != storeys.portal_bay:
                 mesh.block(place, (k * bay, (k + 1) * bay), (0, 0.7), (-0.02, 0.1), style.plinth)
     if not style.has_pilasters:
-        quoins(mesh, place, height, style.trim, direction=1)
-        quoins(mesh, place.moved(storeys.width, 0, 0), height, style.trim, direction=-1)
+        quoins(mesh, place, height, finish=style.trim, direction=1)
+        quoins(mesh, place.moved(storeys.width, 0, 0), height, finish=style.trim, direction=-1)
         return
     for k in range(storeys.bays + 1):
         u = min(max(k * bay, 0.24), storeys.width - 0.24)

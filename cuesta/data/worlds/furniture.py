@@ -23,7 +23,7 @@ def dye(draw: np.random.Generator, *, low: float = 0.05, high: float = 0.6) -> C
 
 
 def shelf(
-    mesh: Mesh, place: Place, width: float, height: float, *, draw: np.random.Generator
+    mesh: Mesh, place: Place, width: float, *, height: float, draw: np.random.Generator
 ) -> None:
     """Add a bookcase with its back on w = 0 and its lower left corner at `place`, full of books."""
     wood, deep, thick = wood_of(draw), 0.3, 0.03
@@ -39,12 +39,14 @@ def shelf(
                 mesh,
                 place.moved(thick, v + thick, 0),
                 width - 2 * thick,
-                height / count - 0.07,
-                draw,
+                most=height / count - 0.07,
+                draw=draw,
             )
 
 
-def _books(mesh: Mesh, place: Place, width: float, most: float, draw: np.random.Generator) -> None:
+def _books(
+    mesh: Mesh, place: Place, width: float, *, most: float, draw: np.random.Generator
+) -> None:
     u = 0.0
     while u < width - 0.07:
         thick = float(draw.uniform(0.02, 0.06))
@@ -58,7 +60,7 @@ def _books(mesh: Mesh, place: Place, width: float, most: float, draw: np.random.
 
 
 def table(
-    mesh: Mesh, place: Place, width: float, deep: float, *, draw: np.random.Generator
+    mesh: Mesh, place: Place, width: float, *, deep: float, draw: np.random.Generator
 ) -> None:
     """Add a table round the place's origin, with things on it."""
     wood, high = wood_of(draw), 0.74
@@ -141,7 +143,7 @@ def boxes(mesh: Mesh, place: Place, *, draw: np.random.Generator) -> None:
 
 
 def picture(
-    mesh: Mesh, place: Place, width: float, height: float, *, draw: np.random.Generator
+    mesh: Mesh, place: Place, width: float, *, height: float, draw: np.random.Generator
 ) -> None:
     """Add a framed print on a wall, its lower left corner at the place's origin."""
     frame = wood_of(draw)

@@ -65,7 +65,7 @@ def build_landmark(seed: int, *, kind: str | None = None, palette: int = 0) -> L
     square = Finish(material, Label.GROUND, colors[int(draw.integers(3))])
     surroundings.ground(mesh, square=square, draw=draw)
     _town(mesh, draw)
-    _furniture(mesh, width / 2, depth / 2, draw)
+    _furniture(mesh, width / 2, depth / 2, draw=draw)
     world = World(shapes=mesh.shapes(), light=_daylight(draw))
     return Landmark(world=world, kind=kind, half_width=width / 2, half_depth=depth / 2)
 
@@ -181,7 +181,9 @@ def _town(mesh: Mesh, draw: np.random.Generator) -> None:
         surroundings.tree(mesh, x, y, height=float(draw.uniform(9, 15)), draw=draw)
 
 
-def _furniture(mesh: Mesh, half_width: float, half_depth: float, draw: np.random.Generator) -> None:
+def _furniture(
+    mesh: Mesh, half_width: float, half_depth: float, *, draw: np.random.Generator
+) -> None:
     x = float(draw.choice([-1.0, 1.0])) * 0.6 * half_width
     surroundings.fountain(mesh, x, -half_depth - float(draw.uniform(6, 8)), draw=draw)
     for k in range(8):

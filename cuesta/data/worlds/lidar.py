@@ -57,7 +57,7 @@ class Scan(NamedTuple):
 
 
 def scan(
-    world: World, lidar: Lidar, world_from_sensor: Transform, draw: np.random.Generator
+    world: World, lidar: Lidar, world_from_sensor: Transform, *, draw: np.random.Generator
 ) -> Scan:
     """Return what a LiDAR at a pose measures."""
     shapes, pose = world.shapes, world_from_sensor.to(torch.float64)
@@ -98,7 +98,7 @@ def build_map(
     """
     points, intensities = [], []
     for pose in poses:
-        scanned = scan(world, lidar, pose, draw)
+        scanned = scan(world, lidar, pose, draw=draw)
         points.append(points_of(scanned, lidar, pose))
         intensities.append(scanned.intensity[np.isfinite(scanned.measured_m)])
     everything = np.concatenate(points)

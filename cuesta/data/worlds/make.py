@@ -96,12 +96,19 @@ def make_landmarks(
     """
 
     def plan(number: int, lenses: Lenses, count: int) -> Plan:
-        return _plan_landmark(seed, number, lenses, count)
+        return _plan_landmark(seed, number, lenses, count=count)
 
     chosen = size_of(size)
     names = [f"landmark_{k:03d}_{ROUTES[k % 3]}" for k in range(chosen.num_scenes)]
     job = _Job("landmark", chosen, seed, preset, has_lidar)
-    return _make(Path(out), names, job, plan, num_workers or os.cpu_count() or 1, on_progress)
+    return _make(
+        Path(out),
+        names,
+        job,
+        plan=plan,
+        num_workers=num_workers or os.cpu_count() or 1,
+        on_progress=on_progress,
+    )
 
 
 def make_rooms(
@@ -117,12 +124,19 @@ def make_rooms(
     """Make a set of rooms below `out`; all else is as in `make_landmarks`."""
 
     def plan(number: int, lenses: Lenses, count: int) -> Plan:
-        return _plan_room(seed, number, lenses, count)
+        return _plan_room(seed, number, lenses, count=count)
 
     chosen = size_of(size)
     names = [f"room_{k:03d}" for k in range(chosen.num_scenes)]
     job = _Job("room", chosen, seed, preset, has_lidar)
-    return _make(Path(out), names, job, plan, num_workers or os.cpu_count() or 1, on_progress)
+    return _make(
+        Path(out),
+        names,
+        job,
+        plan=plan,
+        num_workers=num_workers or os.cpu_count() or 1,
+        on_progress=on_progress,
+    )
 
 
 def size_of(size: str | Size) -> Size:
@@ -156,7 +170,7 @@ class _Job(NamedTuple):
 
 
 def _make(
-    out: Path, names: list[str], job: _Job, plan: Callable[[int, Lenses, int], Plan],
+    out: Path, names: list[str], job: _Job, *, plan: Callable[[int, Lenses, int], Plan],
     num_workers: int, on_progress: Progress | None,
 ) -> list[Scene]:  # fmt: skip
     photography = photography_of(job.preset)
@@ -169,9 +183,14 @@ def _make(
             planned = plan(number, lenses, job.size.num_images)
             seeds = [job.seed, number]
             _render_scene(
-                scene, planned, photography, seeds, num_workers, _shifted(on_progress, done, total)
+                scene,
+                planned,
+                photography,
+                seeds=seeds,
+                num_workers=num_workers,
+                tell=_shifted(on_progress, done, total),
             )
-            _finish_scene(scene, planned, job, seeds)
+            _finish_scene(scene, planned, job, seeds=seeds)
         done += job.size.num_images
         if on_progress is not None and is_finished:
             on_progress(done, total, names[number])
@@ -205,7 +224,7 @@ def _claim(scene: Scene, about: dict[str, Json]) -> bool:
 
 
 def _render_scene(
-    scene: Scene, plan: Plan, photography: Photography, seeds: list[int], num_workers: int,
+    scene: Scene, plan: Plan, photography: Photography, *, seeds: list[int], num_workers: int,
     tell: Callable[[int, str], None],
 ) -> None:  # fmt: skip
     """Render what is missing, a picture a thread: the kernels run without Python's lock."""
@@ -256,7 +275,7 @@ def views_of(shots: list[Shot]) -> Views:
     return Views(tuple(image_names(shots)), cameras, ids, poses)
 
 
-def _finish_scene(scene: Scene, plan: Plan, job: _Job, seeds: list[int]) -> None:
+def _finish_scene(scene: Scene, plan: Plan, job: _Job, *, seeds: list[int]) -> None:
     """Write what a scene has beside its pictures, the manifest last."""
     if not scene.model.exists():
         write_colmap(scene.model, views_of(plan.shots))
@@ -269,7 +288,7 @@ def _finish_scene(scene: Scene, plan: Plan, job: _Job, seeds: list[int]) -> None
     write_manifest(scene, job.about(scene.root.name))
 
 
-def _plan_landmark(seed: int, number: int, lenses: Lenses, count: int) -> Plan:
+def _plan_landmark(seed: int, number: int, lenses: Lenses, *, count: int) -> Plan:
     landmark = build_landmark(
         _own_seed(seed, number), kind=KINDS[(seed + number) % 3], palette=seed + number
     )
@@ -283,7 +302,7 @@ def _plan_landmark(seed: int, number: int, lenses: Lenses, count: int) -> Plan:
     return Plan(landmark.world, shots, moving, (Lidar(), lidar_poses(landmark), 0.1))
 
 
-def _plan_room(seed: int, number: int, lenses: Lenses, count: int) -> Plan:
+def _plan_room(seed: int, number: int, lenses: Lenses, *, count: int) -> Plan:
     room = build_room(_own_seed(seed, number))
     draw = np.random.default_rng([seed, number, 1 << 21])
     shots = room_shots(room, count=count, lenses=lenses, draw=draw)

@@ -97,7 +97,7 @@ class Mesh:
         )
         corners = np.array(self.corners, float).reshape(-1, 3, 3)
         ellipsoids = np.array(self.ellipsoids, float).reshape(-1, 2, 3)
-        return build_shapes(corners, np.array(self.is_triangle, bool), ellipsoids, columns)
+        return build_shapes(corners, np.array(self.is_triangle, bool), ellipsoids, finishes=columns)
 
     def triangle(self, a: Point, b: Point, c: Point, finish: Finish) -> None:
         """Add a triangle."""

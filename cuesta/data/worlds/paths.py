@@ -140,11 +140,11 @@ def room_lidar_poses(room: Room, *, count: int = 8) -> list[Transform]:
     for k in range(count):
         angle = 2 * np.pi * k / count
         x, y = room.width * (0.5 + 0.3 * np.cos(angle)), room.depth * (0.5 + 0.3 * np.sin(angle))
-        poses.append(_upright(x, y, 1.25, angle + np.pi / 2))
+        poses.append(_upright(x, y, 1.25, turn=angle + np.pi / 2))
     return poses
 
 
-def _upright(x: float, y: float, z: float, turn: float) -> Transform:
+def _upright(x: float, y: float, z: float, *, turn: float) -> Transform:
     cosine, sine = np.cos(turn), np.sin(turn)
     rotation = torch.tensor([[cosine, -sine, 0], [sine, cosine, 0], [0, 0, 1]], dtype=torch.float64)
     return Transform.rigid(rotation, torch.tensor([x, y, z], dtype=torch.float64))
@@ -156,7 +156,7 @@ def lidar_poses(landmark: Landmark, *, count: int = 20) -> list[Transform]:
     for k in range(count):
         angle = 2 * np.pi * k / count
         x, y = ring_point(landmark, angle, 10.0 + 3 * np.sin(3 * angle))
-        poses.append(_upright(x, y, ground_height(x, y) + 1.9, angle + np.pi / 2))
+        poses.append(_upright(x, y, ground_height(x, y) + 1.9, turn=angle + np.pi / 2))
     return poses
 
 
@@ -168,7 +168,9 @@ def _ring(
     for k in range(count):
         angle = sector[0] + (sector[1] - sector[0]) * (k + 0.5) / count
         for _ in range(_MOST_TRIES):
-            shot, centre, target = _draw_shot(landmark, level, k, angle, lenses, draw)
+            shot, centre, target = _draw_shot(
+                landmark, level, k, angle=angle, lenses=lenses, draw=draw
+            )
             if _is_good(landmark.world, centre, target):
                 shots.append(shot)
                 break
@@ -180,7 +182,13 @@ def _ring(
 
 
 def _draw_shot(
-    landmark: Landmark, level: str, k: int, angle: float, lenses: Lenses, draw: np.random.Generator
+    landmark: Landmark,
+    level: str,
+    k: int,
+    *,
+    angle: float,
+    lenses: Lenses,
+    draw: np.random.Generator,
 ) -> tuple[Shot, NDArray[np.float64], NDArray[np.float64]]:
     angle = angle + float(draw.normal(0, np.radians(1.5)))
     roll = float(draw.normal(0, np.radians(1.0)))

@@ -35,8 +35,8 @@ def build_room(seed: int) -> Room:
     width, depth = float(draw.uniform(5.2, 7.5)), float(draw.uniform(4.4, 6.0))
     height = float(draw.uniform(2.6, 3.1))
     mesh = Mesh()
-    _shell(mesh, width, depth, height, draw)
-    _furnish(mesh, width, depth, height, draw)
+    _shell(mesh, width, depth, height=height, draw=draw)
+    _furnish(mesh, width, depth, height=height, draw=draw)
     lamp = np.array([width / 2, depth / 2, height - 0.75])
     light = Light(
         place=lamp,
@@ -66,7 +66,7 @@ def _walls(width: float, depth: float) -> list[tuple[Place, float]]:
 
 
 def _shell(
-    mesh: Mesh, width: float, depth: float, height: float, draw: np.random.Generator
+    mesh: Mesh, width: float, depth: float, *, height: float, draw: np.random.Generator
 ) -> None:
     floor_material = Material.PARQUET if draw.random() < 0.7 else Material.PAVING
     floor = Finish(floor_material, Label.FLOOR, (0.42, 0.27, 0.15))
@@ -89,12 +89,12 @@ def _shell(
             else furniture.dye(draw, low=0.38, high=0.68)
         )
         finish = Finish(material, Label.WALL, color, 11 + number)
-        _wall(mesh, side, length, height, finish, number=number)
+        _wall(mesh, side, length, height=height, finish=finish, number=number)
         _pictures(mesh, side, length, number=number, draw=draw)
 
 
 def _wall(
-    mesh: Mesh, place: Place, length: float, height: float, finish: Finish, *, number: int
+    mesh: Mesh, place: Place, length: float, *, height: float, finish: Finish, number: int
 ) -> None:
     """Add a wall; the first two have a window, the third a door."""
     board = Finish(Material.PLAIN, Label.WALL, (0.6, 0.58, 0.52), number)
@@ -111,8 +111,10 @@ def _wall(
     span, middle = (0.0, length), length / 2
     if number < 2:
         hole = ((middle - 0.75, middle + 0.75), (0.9, min(2.2, height - 0.3)))
-        opening(mesh, place, span, (0, height), hole=hole, wall=finish, depth=0.22, is_arched=False)
-        pane(mesh, place.moved(0, 0, -0.22), hole, style, seed=17 + number)
+        opening(
+            mesh, place, span, v=(0, height), hole=hole, wall=finish, depth=0.22, is_arched=False
+        )
+        pane(mesh, place.moved(0, 0, -0.22), hole, style=style, seed=17 + number)
         mesh.block(
             place, (hole[0][0] - 0.1, hole[0][1] + 0.1), (0.86, 0.9), (-0.02, 0.16), style.trim
         )
@@ -132,7 +134,9 @@ def _wall(
     if number == 2:
         left = 0.7
         hole = ((left, left + 0.95), (0.0, 2.05))
-        opening(mesh, place, span, (0, height), hole=hole, wall=finish, depth=0.1, is_arched=False)
+        opening(
+            mesh, place, span, v=(0, height), hole=hole, wall=finish, depth=0.1, is_arched=False
+        )
         leaf = place.moved(0, 0, -0.1)
         mesh.panel(leaf, *hole, door)
         for v in ((0.2, 0.9), (1.1, 1.9)):
@@ -160,19 +164,23 @@ def _pictures(
             width = min(float(draw.uniform(0.35, 0.9)), end - u)
             height = float(draw.uniform(0.35, 0.75))
             furniture.picture(
-                mesh, place.moved(u, float(draw.uniform(1.25, 1.6)), 0), width, height, draw=draw
+                mesh,
+                place.moved(u, float(draw.uniform(1.25, 1.6)), 0),
+                width,
+                height=height,
+                draw=draw,
             )
             u += width + float(draw.uniform(0.1, 0.4))
 
 
 def _furnish(
-    mesh: Mesh, width: float, depth: float, height: float, draw: np.random.Generator
+    mesh: Mesh, width: float, depth: float, *, height: float, draw: np.random.Generator
 ) -> None:
     walls = [place for place, _ in _walls(width, depth)]
     rug = Finish(Material.RUG, Label.FLOOR, furniture.dye(draw, low=0.2), int(draw.integers(1000)))
     middle = Place.turned(width / 2, depth / 2, 0, angle=float(draw.uniform(-0.15, 0.15)))
     mesh.block(middle, (-1.5, 1.5), (0.0, 0.015), (-1.1, 1.1), rug)
-    furniture.table(mesh, middle, 1.4, 0.8, draw=draw)
+    furniture.table(mesh, middle, 1.4, deep=0.8, draw=draw)
     for u, angle in ((-0.35, 0.0), (0.4, 0.15)):
         for sign in (-1.0, 1.0):
             seat = middle.moved(u, 0, sign * 0.62)
@@ -180,8 +188,8 @@ def _furnish(
             facing = Place.turned(*seat.origin, angle=turn + np.pi + angle)
             furniture.chair(mesh, facing, draw=draw)
     tall = min(2.1, height - 0.3)
-    furniture.shelf(mesh, walls[3].moved(depth - 1.7, 0, 0.0), 1.4, tall, draw=draw)
-    furniture.shelf(mesh, walls[2].moved(width - 1.5, 0, 0.0), 1.1, 0.95, draw=draw)
+    furniture.shelf(mesh, walls[3].moved(depth - 1.7, 0, 0.0), 1.4, height=tall, draw=draw)
+    furniture.shelf(mesh, walls[2].moved(width - 1.5, 0, 0.0), 1.1, height=0.95, draw=draw)
     furniture.sofa(mesh, walls[0].moved(0.35 * width, 0, 0.02), 1.9, draw=draw)
     furniture.plant(mesh, Place.turned(width - 0.45, depth - 0.45, 0), draw=draw)
     furniture.plant(mesh, Place.turned(0.45, 0.5, 0), draw=draw)

@@ -48,6 +48,7 @@ def build_shapes(
     corners: NDArray[np.float64],
     is_triangle: NDArray[np.bool_],
     ellipsoids: NDArray[np.float64],
+    *,
     finishes: Finishes,
 ) -> Shapes:
     """Return the primitives with their hierarchy.

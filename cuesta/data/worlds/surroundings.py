@@ -28,9 +28,9 @@ def ground(mesh: Mesh, *, square: Finish, draw: np.random.Generator) -> None:
     """Add the square, and round it meadows crossed by streets, with relief."""
     grass = Finish(Material.GRASS, Label.GRASS, (0.13, 0.19, 0.055))
     street = Finish(Material.PAVING, Label.GROUND, (0.33, 0.31, 0.29))
-    mesh.parallelogram(*_rectangle(-PLAZA, PLAZA, -PLAZA, PLAZA, 0.0), square)
+    mesh.parallelogram(*_rectangle(-PLAZA, PLAZA, -PLAZA, high=PLAZA, z=0.0), square)
     far = 700.0
-    mesh.parallelogram(*_rectangle(-far, far, -far, far, -0.7), grass)
+    mesh.parallelogram(*_rectangle(-far, far, -far, high=far, z=-0.7), grass)
     ticks = np.arange(-_EDGE, _EDGE, _CELL)
     for x in ticks:
         for y in ticks:
@@ -58,10 +58,10 @@ def _lawn(mesh: Mesh, grass: Finish, draw: np.random.Generator) -> None:
     mesh.block(place, (-u, u), (-0.05, 0.14), (-w, w), kerb, top=grass)
     for k in range(int(draw.integers(4, 9))):
         centre = place.at(float(draw.uniform(-u, u)) * 0.8, 0.3, float(draw.uniform(-w, w)) * 0.8)
-        _bush(mesh, centre, float(draw.uniform(0.3, 0.55)), k, draw)
+        _bush(mesh, centre, float(draw.uniform(0.3, 0.55)), seed=k, draw=draw)
 
 
-def _bush(mesh: Mesh, centre: Point, size: float, seed: int, draw: np.random.Generator) -> None:
+def _bush(mesh: Mesh, centre: Point, size: float, *, seed: int, draw: np.random.Generator) -> None:
     tone = Finish(Material.FOLIAGE, Label.VEGETATION, (0.07, 0.14, 0.035))
     for k in range(9):
         shift = draw.normal(0, 0.5 * size, 3) * [1, 1, 0.5]
@@ -225,6 +225,6 @@ def _dyed(draw: np.random.Generator) -> Color:
 
 
 def _rectangle(
-    left: float, right: float, low: float, high: float, z: float
+    left: float, right: float, low: float, *, high: float, z: float
 ) -> tuple[Point, Point, Point]:
     return np.array([left, low, z]), np.array([right, low, z]), np.array([left, high, z])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -56,10 +56,9 @@ def _calibrated(
     if settings.board is not None:
         board = _board(group, settings.board, folder, settings)
         notes += [f"calibration of {group['folder']}: {words}" for words in board.complaints()]
-        model = "OPENCV_FISHEYE" if settings.model == "OPENCV_FISHEYE" else "OPENCV"
         params = torch.tensor(board.params, dtype=torch.float64)
         source = f"target, RMS {board.rms_px:.2f} px in {board.num_views} views"
-        camera = Camera(model, params, board.width, board.height)
+        camera = Camera(_board_model(settings), params, board.width, board.height)
         if (board.width, board.height) != (group["width"], group["height"]):
             where = Intrinsics(path=settings.board, cameras={"*": camera})
             camera = camera_for(where, group, names)
@@ -86,9 +85,12 @@ def _board(
         raise UserError(f"{boards}: no such folder of a calibration target; see calibrate.board")
     own = boards / group["from"]
     chosen = own if own.is_dir() else boards
-    model = "OPENCV_FISHEYE" if settings.model == "OPENCV_FISHEYE" else "OPENCV"
     target = parse_target(settings.target)
-    return calibrate_board(chosen, target, model, folder / group["folder"])
+    return calibrate_board(chosen, target, _board_model(settings), folder / group["folder"])
+
+
+def _board_model(settings: CalibrateSettings) -> Literal["OPENCV", "OPENCV_FISHEYE"]:
+    return "OPENCV_FISHEYE" if settings.model == "OPENCV_FISHEYE" else "OPENCV"
 
 
 def _entry(

@@ -64,7 +64,7 @@ def _draw(points: Points, colors: Points, centres: Points, axes: Points) -> byte
     low, high = np.quantile(everything, [0.02, 0.98], axis=0)
     low, high = np.minimum(low, centres.min(0)), np.maximum(high, centres.max(0))
     size = float((high - low).max()) or 1.0
-    area.scatter(*points.T, c=np.clip(colors, 0, 1), s=1.2, linewidths=0)
+    area.scatter(points[:, 0], points[:, 1], s=1.2, c=np.clip(colors, 0, 1), linewidths=0)
     _draw_cameras(area, centres, axes, _FRUSTUM * size)
     area.set_xlim(low[0] - 0.05 * size, high[0] + 0.05 * size)
     area.set_ylim(low[1] - 0.05 * size, high[1] + 0.05 * size)
@@ -86,4 +86,4 @@ def _draw_cameras(area: Axes, centres: Points, axes: Points, depth: float) -> No
     )
     area.add_collection(LineCollection(list(spokes), colors=_CAMERA, linewidths=0.8))
     area.add_collection(LineCollection(list(closed), colors=_CAMERA, linewidths=0.8))
-    area.plot(*centres.T, "o", color=_CAMERA, markersize=2.5)
+    area.plot(centres[:, 0], centres[:, 1], "o", color=_CAMERA, markersize=2.5)

@@ -19,7 +19,13 @@ from typing import Any, final
 
 from cuesta.data.files import atomic_file
 from cuesta.errors import UserError
-from cuesta.vision.terrasky3d.photos import SUFFIXES, Photo, Unreadable, motion_between, read_photo
+from cuesta.vision.terrasky3d.photos import (
+    SUFFIXES,
+    Photo,
+    UnreadableError,
+    motion_between,
+    read_photo,
+)
 from cuesta.vision.terrasky3d.photos import upright as read_upright
 from cuesta.vision.terrasky3d.settings import IngestSettings
 from cuesta.vision.terrasky3d.video import VIDEO_SUFFIXES, extract_frames
@@ -128,7 +134,7 @@ def _sources(photos: Path, folder: Path, settings: IngestSettings) -> list[Sourc
 def _try(source: Source) -> Photo | str:
     try:
         return read_photo(source.path)
-    except Unreadable as error:
+    except UnreadableError as error:
         return str(error)
 
 
@@ -168,9 +174,8 @@ def _twin(
     """Return the name of a kept image from the same place, if there is one."""
     for other, seen in kept:
         is_near = (photo.hash_bits ^ seen.hash_bits).bit_count() <= _NEAR_BITS
-        if is_near and (seen.width, seen.height) == (photo.width, photo.height):
-            if motion_between(other.path, source.path) < settings.min_motion:
-                return other.name
+        if is_near and motion_between(other.path, source.path) < settings.min_motion:
+            return other.name
     return None
 
 

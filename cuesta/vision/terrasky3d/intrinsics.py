@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, cast, final
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -16,7 +16,6 @@ import torch
 from cuesta.data.scenes.read import read_views
 from cuesta.errors import UserError
 from cuesta.geometry import MODELS, Camera
-from cuesta.geometry.cameras import Model
 
 
 @final
@@ -160,6 +159,6 @@ def _camera(model: str, size: Sequence[int], params: Sequence[float], where: str
         raise UserError(f"{where}: camera model {model!r}; use one of {', '.join(MODELS)}")
     try:
         tensor = torch.tensor(list(params), dtype=torch.float64)
-        return Camera(cast(Model, model), tensor, *size)
+        return Camera(model, tensor, *size)
     except ValueError as error:
         raise UserError(f"{where}: {error}") from error

@@ -57,12 +57,12 @@ class Photo:
     notes: tuple[str, ...]
 
 
-class Unreadable(ValueError):
+class UnreadableError(ValueError):
     """Say why a file is no photo that can be used."""
 
 
 def read_photo(path: Path) -> Photo:
-    """Return the facts of a photo, decoding it whole. Raises `Unreadable` where that fails."""
+    """Return the facts of a photo, decoding it whole. Raises `UnreadableError` where that fails."""
     try:
         with Image.open(path) as image:
             stored = image.size
@@ -71,17 +71,17 @@ def read_photo(path: Path) -> Photo:
             turn = exif.get(ExifTags.Base.Orientation, 1)
             gray = _gray(image, SEEN_AT)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise Unreadable(_reason(error)) from error
+        raise UnreadableError(_reason(error)) from error
     if min(stored) < _LEAST_SIDE:
-        raise Unreadable(f"it is only {stored[0]} x {stored[1]} pixels")
-    if turn not in range(1, 9):
+        raise UnreadableError(f"it is only {stored[0]} x {stored[1]} pixels")
+    turns = turn in range(2, 9)
+    if not turns and turn != 1:
         notes.append(f"EXIF orientation {turn!r} is none; taken as upright")
-        turn = 1
-    width, height = stored[::-1] if turn >= 5 else stored
+    width, height = stored[::-1] if turn in range(5, 9) else stored
     return Photo(
         width=width,
         height=height,
-        is_turned=turn != 1,
+        is_turned=turns,
         camera=_camera_name(exif),
         focal_px=_focal_px(exif, stored, notes),
         gps=_gps(exif, notes),
@@ -196,11 +196,11 @@ def _gps(exif: Mapping[int, object], notes: list[str]) -> Gps | None:
 
 
 def _degrees(value: object, side: object, negative: str) -> float:
-    with contextlib.suppress(TypeError, ValueError):
-        degrees, minutes, seconds = (_number(part) for part in tuple(value))  # type: ignore[call-overload]
-        angle = degrees + minutes / 60 + seconds / 3600
-        return -angle if str(side).strip("\0 b'") == negative else angle
-    return math.nan
+    if not (isinstance(value, tuple) and len(value) == 3):
+        return math.nan
+    degrees, minutes, seconds = map(_number, value)
+    angle = degrees + minutes / 60 + seconds / 3600
+    return -angle if str(side).strip("\0 b'") == negative else angle
 
 
 def _number(value: object) -> float:

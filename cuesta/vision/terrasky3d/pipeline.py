@@ -33,7 +33,13 @@ from cuesta.vision.terrasky3d.ingest import ingest, list_inputs
 from cuesta.vision.terrasky3d.mapping import map_scene
 from cuesta.vision.terrasky3d.matching import match
 from cuesta.vision.terrasky3d.settings import Settings
-from cuesta.vision.terrasky3d.stages import OnProgress, Stage, fingerprint, run_stage
+from cuesta.vision.terrasky3d.stages import (
+    OnProgress,
+    Stage,
+    fingerprint,
+    ignore_stages,
+    run_stage,
+)
 from cuesta.vision.terrasky3d.undistort import undistort
 
 _CODE = 2  # raised when a stage's result changes; what was made before is then made again
@@ -85,7 +91,7 @@ def reconstruct(
     out: str | Path,
     settings: Settings,
     *,
-    on_progress: OnProgress = lambda stage, done, total: None,
+    on_progress: OnProgress = ignore_stages,
 ) -> Reconstruction:
     """Return the scene made of the photos or the video at `photos`, in the folder `out`.
 
@@ -253,9 +259,9 @@ def _check_ours(scene: Scene, photos: Path) -> None:
     root = scene.root
     if root.exists() and not root.is_dir():
         raise UserError(f"{root}: a file, not a folder; choose another --out")
-    if root.is_dir() and any(root.iterdir()):
-        if not (scene.work.is_dir() or scene.manifest.is_file()):
-            raise UserError(f"{root}: holds something else; choose an empty folder for --out")
+    is_ours = scene.work.is_dir() or scene.manifest.is_file()
+    if root.is_dir() and any(root.iterdir()) and not is_ours:
+        raise UserError(f"{root}: holds something else; choose an empty folder for --out")
     if photos.is_dir() and root.resolve().is_relative_to(photos.resolve()):
         raise UserError(f"{root}: lies inside the photos; choose an --out elsewhere")
 

@@ -74,8 +74,8 @@ def _verdict_section(result: Reconstruction) -> Section:
         rows = tuple((item.name, item.reason) for item in result.excluded)
         parts.append(Table(title="Not in the scene", columns=("photo", "why"), rows=rows))
     if result.notes:
-        rows = tuple((note,) for note in result.notes)
-        parts.append(Table(title="Worth knowing", columns=("note",), rows=rows))
+        notes = tuple((note,) for note in result.notes)
+        parts.append(Table(title="Worth knowing", columns=("note",), rows=notes))
     return Section(
         title="Verdict", note="What was checked, and what is not in.", parts=tuple(parts)
     )
@@ -143,7 +143,8 @@ def _cameras_table(result: Reconstruction, model: pycolmap.Reconstruction) -> Ta
 
 def _focal(model: pycolmap.Reconstruction, names: Sequence[str]) -> str:
     image = model.find_image_with_name(names[0]) if names else None
-    return "" if image is None else f"{image.camera.mean_focal_length():.1f}"
+    camera = None if image is None else image.camera
+    return "" if camera is None else f"{camera.mean_focal_length():.1f}"
 
 
 def _work_section(result: Reconstruction) -> Section:

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pycolmap
 
-from cuesta.geometry import MODELS
 from cuesta.vision.terrasky3d.native import call
 
 LEAST_IMAGES = 5  # of a camera, for its principal point to be fitted
@@ -71,9 +70,11 @@ def _adjust(model: pycolmap.Reconstruction, free: Sequence[int]) -> dict[int, li
     if model.num_reg_images() > _MOST_FOR_COVARIANCE:
         return {}
     covariance = pycolmap.estimate_ba_covariance(pycolmap.BACovarianceOptions(), model, adjuster)
+    if covariance is None:
+        return {}
     found = {}
     for camera_id in free:
-        matrix = covariance and covariance.get_other_params_cov(model.cameras[camera_id].params)
+        matrix = covariance.get_other_params_cov(model.cameras[camera_id].params)
         if matrix is not None:
             found[camera_id] = np.sqrt(np.diag(matrix)).tolist()
     return found
@@ -86,7 +87,6 @@ def _is_known(camera: pycolmap.Camera, sigma: list[float] | None) -> bool:
         camera.principal_point_x - camera.width / 2, camera.principal_point_y - camera.height / 2
     )
     if sigma is not None:
-        first = MODELS[camera.model.name].index("cx")
-        if max(sigma[first : first + 2]) > MOST_SIGMA * longer:
+        if max(sigma[i] for i in camera.principal_point_idxs()) > MOST_SIGMA * longer:
             return False
     return shift <= MOST_SHIFT * longer

@@ -25,6 +25,10 @@ OnProgress = Callable[[str, int, int], None]
 """Called with the stage, how many of its items are done, and how many there are (0: not known)."""
 
 
+def ignore_stages(_stage: str, _done: int, _total: int) -> None:
+    """Show nothing."""
+
+
 @final
 @dataclass(frozen=True, kw_only=True)
 class Stage:

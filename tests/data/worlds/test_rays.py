@@ -111,9 +111,9 @@ def test_planes_and_spheres_are_exact() -> None:
     draw = np.random.default_rng(0)
     corners = np.array([[[-9.0, -9.0, -2.0], [9.0, -9.0, -2.0], [-9.0, 9.0, -2.0]]])
     ball = np.array([[[0.0, 0.0, 1.0], [0.7, 0.7, 0.7]]])
-    shapes = build_shapes(corners, np.array([False]), ball, finishes(2))
-    origins = draw.uniform(-3, 3, (500, 3)) + [0, 0, 5]
-    directions = draw.uniform(-1, 1, (500, 3)) - [0, 0, 3]
+    shapes = build_shapes(corners, np.array([False]), ball, finishes=finishes(2))
+    origins = draw.uniform([-3, -3, 2], [3, 3, 8], (500, 3))
+    directions = draw.uniform([-1, -1, -4], [1, 1, -2], (500, 3))
     distances, slots = cast(shapes, origins, directions)
     points = origins + distances[:, None] * directions
     is_round = shapes.kinds[slots] == ELLIPSOID
@@ -158,10 +158,10 @@ def test_boxes_of_one_place_make_a_shallow_tree() -> None:
 def test_mistakes_are_named() -> None:
     corners, none = np.zeros((1, 3, 3)), np.zeros((0, 2, 3))
     with pytest.raises(ValueError, match="1 flat and 0 round primitives need 1 finishes"):
-        build_shapes(corners, np.array([True]), none, finishes(2))
+        build_shapes(corners, np.array([True]), none, finishes=finishes(2))
     with pytest.raises(ValueError, match="radii of ellipsoids must be above 0"):
-        build_shapes(corners[:0], np.zeros(0, bool), np.zeros((1, 2, 3)), finishes(1))
-    degenerate = build_shapes(corners, np.array([True]), none, finishes(1))
+        build_shapes(corners[:0], np.zeros(0, bool), np.zeros((1, 2, 3)), finishes=finishes(1))
+    degenerate = build_shapes(corners, np.array([True]), none, finishes=finishes(1))
     assert degenerate.kinds[0] == TRIANGLE
     _, slots = cast(degenerate, np.zeros((1, 3)), np.ones((1, 3)))
     assert slots[0] == -1

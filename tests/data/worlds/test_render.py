@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from cuesta.data.worlds.labels import Label, Material
 from cuesta.data.worlds.landmarks import build_landmark, movers
@@ -104,6 +105,12 @@ def test_what_two_pictures_show_is_the_same_place_in_the_same_colour(
     assert np.median(difference) < 0.25 * np.median(shuffled)
 
 
+def roughness(picture: NDArray[np.float64]) -> float:
+    """Return how much neighbouring pixels differ beyond a straight line: what aliasing adds to."""
+    bend = picture[:, 2:] - 2 * picture[:, 1:-1] + picture[:, :-2]
+    return float(np.sqrt(np.square(bend).mean()))
+
+
 @pytest.mark.parametrize("material", list(Material))
 def test_textures_fade_before_they_alias(material: Material) -> None:
     finish = Finish(material, Label.WALL, (0.4, 0.35, 0.3), 5)
@@ -112,14 +119,23 @@ def test_textures_fade_before_they_alias(material: Material) -> None:
     fine_camera = pinhole(96, 72).resized(192, 144)
     fine = render(world, fine_camera, facing_y()).rgb.astype(float)
     averaged = fine.reshape(72, 2, 96, 2, 3).mean((1, 3))
-    print(material.name, coarse.mean() - averaged.mean(), np.sqrt(np.square(coarse - averaged).mean()), fine.std())
+    is_printed = material in (
+        Material.GLASS,
+        Material.POSTER,
+    )  # panes and posters, never a whole wall
+    assert np.abs(coarse.mean() - averaged.mean()) < (10 if is_printed else 4.5)
+    assert (
+        np.sqrt(np.square(coarse - averaged).mean()) < (0.85 if is_printed else 0.52) * fine.std()
+    )
+    assert roughness(coarse) < (2.2 if is_printed else 1.2) * roughness(averaged)
 
 
 def test_edges_are_smooth_in_colour_and_sharp_in_depth() -> None:
     mesh = Mesh()
     white = Finish(Material.PLAIN, Label.WALL, (0.9, 0.9, 0.9))
     corner = np.array([-3.0, 5.0, -3.0])
-    mesh.parallelogram(corner, corner + [3.1, 0, 0.4], corner + [-0.8, 0, 6.0], white)
+    along, up = np.array([3.1, 0, 0.4]), np.array([-0.8, 0, 6.0])
+    mesh.parallelogram(corner, corner + along, corner + up, white)
     frame = render(world_of(mesh), pinhole(), facing_y())
     inside = np.unique(frame.depth)
     assert np.abs(inside[inside > 0] - 5).max() < 8 * EPS
@@ -133,9 +149,9 @@ def test_shadows_fall_away_from_the_sun() -> None:
     mesh = Mesh()
     ground = Finish(Material.PLAIN, Label.GROUND, (0.5, 0.5, 0.5))
     corner = np.array([-50.0, -50.0, 0.0])
-    mesh.parallelogram(corner, corner + [100, 0, 0], corner + [0, 100, 0], ground)
+    mesh.parallelogram(corner, corner * [-1, 1, 1], corner * [1, -1, 1], ground)
     world, camera = world_of(mesh), pinhole()
-    pose = look_at(np.array([0.0, -6.0, 4.0]), np.zeros(3))
+    pose = look_at(np.array([5.0, 3.0, 4.0]), np.zeros(3))
     ball = Mesh()
     ball.ellipsoid(np.array([0.0, 0.0, 1.0]), [0.5] * 3, STONE)
     light, dark = render(world, camera, pose), render(world, camera, pose, moving=ball)

@@ -14,7 +14,7 @@ from tests.vision.terrasky3d.pictures import exif_of, textured, write_photo
 
 
 def run(photos: Path, out: Path, settings: IngestSettings | None = None) -> dict:
-    return ingest(photos, out, settings or IngestSettings(), lambda done, total: None)
+    return ingest(photos, out, settings or IngestSettings(), lambda *_: None)
 
 
 def reasons(result: dict) -> dict[str, str]:

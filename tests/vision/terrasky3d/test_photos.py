@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from cuesta.vision.terrasky3d.photos import Unreadable, motion_between, read_photo, upright
+from cuesta.vision.terrasky3d.photos import UnreadableError, motion_between, read_photo, upright
 from tests.vision.terrasky3d.pictures import exif_of, textured, write_photo
 
 
@@ -71,19 +71,19 @@ def test_a_broken_exif_block_leaves_the_pixels(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"no image", b"\xff\xd8\xff\xe0" + b"\0" * 40])
 def test_what_is_no_image_is_unreadable(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(content)
-    with pytest.raises(Unreadable):
+    with pytest.raises(UnreadableError):
         read_photo(tmp_path / "a.jpg")
 
 
 def test_a_truncated_photo_is_unreadable(tmp_path: Path) -> None:
     path = write_photo(tmp_path / "a.jpg", textured(1600, 1200))
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(Unreadable, match="truncated"):
+    with pytest.raises(UnreadableError, match="truncated"):
         read_photo(path)
 
 
 def test_a_tiny_image_is_unreadable(tmp_path: Path) -> None:
-    with pytest.raises(Unreadable, match="40 x 30"):
+    with pytest.raises(UnreadableError, match="40 x 30"):
         read_photo(write_photo(tmp_path / "a.png", textured(40, 30)))
 
 
