@@ -16,7 +16,11 @@ STREAM_NAMES = {
     "stream.small": "synthetic clicks, a million rows, known Bayes NE",
     "stream.large": "synthetic clicks, fifty million rows, known Bayes NE",
 }
-DATA_NAMES = {name: data_set.summary for name, data_set in DATA_SETS.items()} | STREAM_NAMES
+WORLD_NAMES = {
+    "landmarks": "generated buildings with exact cameras, depth and labels; --size mini, small, train",
+    "rooms": "generated rooms, the same",
+}
+DATA_NAMES = WORLD_NAMES | {name: data_set.summary for name, data_set in DATA_SETS.items()} | STREAM_NAMES
 
 
 def get(options: argparse.Namespace) -> int:
@@ -32,9 +36,12 @@ def get(options: argparse.Namespace) -> int:
 
 
 def make(options: argparse.Namespace) -> int:
-    """Generate a stream and print the best that any model can reach on it."""
+    """Generate a stream and print the best that any model can reach on it, or a set of scenes."""
+    if options.name in WORLD_NAMES:
+        return _make_world(options)
     if options.name not in STREAM_NAMES:
-        raise UserError(f"no stream {options.name!r}; choose one of {', '.join(STREAM_NAMES)}")
+        known = ", ".join([*STREAM_NAMES, *WORLD_NAMES])
+        raise UserError(f"nothing to make is called {options.name!r}; choose one of {known}")
     from cuesta.data.streams import StreamConfig, stream_folder, write_stream
 
     size = options.name.removeprefix("stream.")
@@ -48,6 +55,29 @@ def make(options: argparse.Namespace) -> int:
     print(folder)
     for split, bayes in best.items():
         print(f"{split:10}  {bayes.num_rows:,} rows  Bayes NE {bayes.normalised_entropy:.4f}")
+    return 0
+
+
+def _make_world(options: argparse.Namespace) -> int:
+    """Generate scenes and print their folders; what is there already is not made again."""
+    from cuesta.cli.stages import show_stages
+    from cuesta.data.registry import data_root
+    from cuesta.data.worlds.make import make_landmarks, make_rooms
+
+    make_scenes = {"landmarks": make_landmarks, "rooms": make_rooms}[options.name]
+    name = f"{options.name}.{options.size}"
+    out = Path(options.out) if options.out else data_root() / name
+    with show_stages(sys.stderr) as on_progress:
+        scenes = make_scenes(
+            out,
+            options.size,
+            seed=options.seed,
+            preset=options.preset,
+            has_lidar=options.lidar,
+            on_progress=lambda done, total, _: on_progress(options.name, done, total),
+        )
+    folders = [str(scene.root) for scene in scenes]
+    print(json.dumps({"scenes": folders}, indent=1) if options.json else "\n".join(folders))
     return 0
 
 

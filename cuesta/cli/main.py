@@ -15,7 +15,7 @@ from cuesta.cli import THREAD_ENVIRONMENT
 from cuesta.errors import UserError
 
 EPILOGUE = """\
-cuesta demo                              train and evaluate a ranker on ml-100k
+cuesta demo                              train a ranker, rebuild a landmark from photos
 cuesta train dlrm.ml100k --optim.lr 1e-3   flags are the recipe's fields; `cuesta train RECIPE --help` lists them
 cuesta reconstruct PHOTOS                a posed, checked scene of a folder of photos
 cuesta view scenes/PHOTOS                look at it in the browser
@@ -56,8 +56,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"cuesta {cuesta.__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     _verb(verbs, "list", "list recipes, data sets and benches")
-    demo = _verb(verbs, "demo", "train and evaluate a ranker on ml-100k, and write its report")
-    demo.add_argument("--out", default="runs/demo", help="run folder, replaced (%(default)s)")
+    demo = _verb(verbs, "demo", "train a ranker on ml-100k and rebuild a landmark from photos")
+    demo.add_argument("--out", default="runs/demo", help="folder, replaced (%(default)s)")
 
     train = _verb(verbs, "train", "train a recipe", add_help=False)
     train.add_argument("recipe", nargs="?", help="a name from `cuesta list`")
@@ -111,10 +111,13 @@ def _data_verbs(data: argparse.ArgumentParser) -> None:
     verbs = data.add_subparsers(dest="data_verb", metavar="VERB", required=True)
     get = _verb(verbs, "get", "fetch and convert a registered data set")
     get.add_argument("name", help="a name from `cuesta list`")
-    make = _verb(verbs, "make", "generate a click stream with a known Bayes error")
-    make.add_argument("name", help="stream.mini, stream.small or stream.large")
+    make = _verb(verbs, "make", "generate clicks with a known Bayes error, or scenes with exact depth")
+    make.add_argument("name", help="stream.mini, stream.small, stream.large, landmarks or rooms")
     make.add_argument("--out", help="folder (the data cache)")
     make.add_argument("--seed", type=int, default=0)
+    make.add_argument("--size", default="mini", help="of scenes: mini, small, train (%(default)s)")
+    make.add_argument("--preset", default="mild", help="of photos: clean, mild, hard (%(default)s)")
+    make.add_argument("--lidar", action="store_true", help="scenes come with a LiDAR map")
     check = _verb(verbs, "check", "name everything that is wrong with a log")
     check.add_argument("paths", nargs="+", help="Parquet files or folders of them")
     check.add_argument("--schema", help="TOML file (schema.toml in the folder)")

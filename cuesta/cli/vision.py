@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 import time
 import webbrowser
@@ -39,6 +40,27 @@ def reconstruct(options: argparse.Namespace) -> int:
     else:
         print_verdict(result)
     return 1 if result.grade == "poor" else 0
+
+
+def demo_scene(folder: Path) -> tuple[Reconstruction, dict[str, float]]:
+    """Return a scene rebuilt from generated photos of a landmark, and how right its cameras are."""
+    from cuesta.data.scenes.colmap import read_colmap
+    from cuesta.data.worlds.make import Size, make_landmarks
+    from cuesta.vision.terrasky3d.pipeline import reconstruct as run
+    from cuesta.vision.terrasky3d.pose_errors import auc, pair_errors
+    from cuesta.vision.terrasky3d.recipes import laptop
+
+    shutil.rmtree(folder, ignore_errors=True)
+    size = Size(num_scenes=1, num_images=16, width=640, height=480)
+    with show_stages(sys.stderr) as on_progress:
+        truth = make_landmarks(
+            folder / "photos",
+            size,
+            on_progress=lambda done, total, _: on_progress("photos", done, total),
+        )[0]
+        result = run(truth.frames, folder / "scene", laptop(), on_progress=on_progress)
+    errors = pair_errors(result.as_taken(), read_colmap(truth.model))
+    return result, {"auc_at_5_deg": 100 * auc(errors, 5.0)}
 
 
 def view(options: argparse.Namespace) -> int:

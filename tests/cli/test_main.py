@@ -59,7 +59,7 @@ def test_list_needs_no_torch_and_names_everything(capsys) -> None:
         (["eval", "/no/such/run"], "/no/such/run"),
         (["data", "get", "ml-1m"], "no data set 'ml-1m'"),
         (["data", "check", "/no/such/log"], "/no/such/log"),
-        (["data", "make", "stream.huge"], "no stream 'stream.huge'"),
+        (["data", "make", "stream.huge"], "nothing to make is called 'stream.huge'"),
         (["bench", "nothing"], "nothing"),
     ],
 )

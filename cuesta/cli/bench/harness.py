@@ -165,23 +165,25 @@ class Contender:
         return Contender(provider, lambda repetition: work(items[repetition]))
 
 
-def time_in_turns(contenders: Sequence[Contender], repetitions: int) -> dict[str, list[float]]:
-    """Return the seconds of every provider's repetitions, after `WARM_UP` that do not count.
+def time_in_turns(
+    contenders: Sequence[Contender], repetitions: int, *, warm_up: int = WARM_UP
+) -> dict[str, list[float]]:
+    """Return the seconds of every provider's repetitions, after `warm_up` that do not count.
 
-    `run` is called with 0 .. WARM_UP + repetitions - 1. The collector of garbage is off meanwhile.
+    `run` is called with 0 .. warm_up + repetitions - 1. The collector of garbage is off meanwhile.
     """
     seconds: dict[str, list[float]] = {contender.provider: [] for contender in contenders}
     draw = random.Random(0)
     gc.collect()
     gc.disable()
     try:
-        for repetition in range(WARM_UP + repetitions):
+        for repetition in range(warm_up + repetitions):
             for contender in draw.sample(contenders, len(contenders)):
                 began = time.perf_counter()
                 kept = contender.run(repetition)
                 ended = time.perf_counter()
                 del kept
-                if repetition >= WARM_UP:
+                if repetition >= warm_up:
                     seconds[contender.provider].append(ended - began)
     finally:
         gc.enable()
@@ -201,9 +203,11 @@ def rate_rows(
     return _rows(case, rates, unit, is_rate=True)
 
 
-def sample_rows(case: str, samples: Mapping[str, Sequence[float]], unit: str) -> list[Row]:
-    """Return a row a provider of numbers of which less is better."""
-    return _rows(case, samples, unit)
+def sample_rows(
+    case: str, samples: Mapping[str, Sequence[float]], unit: str, *, is_more_better: bool = False
+) -> list[Row]:
+    """Return a row a provider of numbers of which less is better, unless `is_more_better`."""
+    return _rows(case, samples, unit, is_rate=is_more_better)
 
 
 def check_bars(findings: Findings, bars: Iterable[Bar]) -> None:

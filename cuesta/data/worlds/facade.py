@@ -75,7 +75,7 @@ def opening(
                 place.at(a[0], v[1], 0),
             )
             if is_arched:
-                mesh.quad(*corners, wall)
+                mesh.quad(corners, wall)
             else:
                 mesh.parallelogram(corners[0], corners[1], corners[3], wall)
     outline = [place.at(*point, 0) for point in ((left, low), *top, (right, low))]
@@ -139,11 +139,11 @@ def pane(mesh: Mesh, place: Place, hole: tuple[Span, Span], *, style: Style, see
     for edge in (low, high - thick):
         mesh.block(place, (left, right), (edge, edge + thick), (0, 0.07), frame)
     for i in range(1, across):
-        u = left + (right - left) * i / across
-        mesh.block(place, (u - 0.03, u + 0.03), (low, high), (0, 0.06), frame)
+        upright = left + (right - left) * i / across
+        mesh.block(place, (upright - 0.03, upright + 0.03), (low, high), (0, 0.06), frame)
     for j in range(1, up):
-        v = low + (high - low) * j / up
-        mesh.block(place, (left, right), (v - 0.02, v + 0.02), (0, 0.05), frame)
+        level = low + (high - low) * j / up
+        mesh.block(place, (left, right), (level - 0.02, level + 0.02), (0, 0.05), frame)
 
 
 def pediment(
@@ -159,7 +159,7 @@ def pediment(
         outline.append((sign * (width / 2 + thick), 0.0))
         corners = [place.at(*point, 0) for point in outline]
         mesh.prism(corners, depth * place.out, trim)
-        mesh.quad(*(corner + depth * place.out for corner in corners), trim)
+        mesh.quad([corner + depth * place.out for corner in corners], trim)
 
 
 def portal(mesh: Mesh, place: Place, u: Span, *, v: Span, style: Style, seed: int) -> None:

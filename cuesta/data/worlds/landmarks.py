@@ -11,8 +11,8 @@ from typing import final
 import numpy as np
 
 from cuesta.data.worlds import surroundings
-from cuesta.data.worlds.building import church, house, palace, townhall
 from cuesta.data.worlds.facade import Style, glass_of
+from cuesta.data.worlds.kinds import church, house, palace, townhall
 from cuesta.data.worlds.labels import Label, Material
 from cuesta.data.worlds.mesh import Color, Finish, Mesh, Place
 from cuesta.data.worlds.render import Light, World

@@ -69,7 +69,7 @@ def read_normals(path: Path) -> NDArray[np.float32]:
     steps = cv2.imread(str(path), cv2.IMREAD_UNCHANGED) if path.is_file() else None
     if steps is None or steps.dtype != np.uint16 or steps.ndim != 3:
         raise UserError(f"{path}: no 16-bit PNG of normals; make the scene again")
-    values = (steps[..., ::-1].astype(np.float32) - (_STEPS + 1)) / _STEPS
+    values = ((steps[..., ::-1].astype(np.float64) - (_STEPS + 1)) / _STEPS).astype(np.float32)
     values[~steps.any(-1)] = 0
     return values
 

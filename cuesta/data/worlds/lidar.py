@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from cuesta.data.clouds import Cloud
-from cuesta.data.worlds.ray_kernels import Scratch, closest_hits
+from cuesta.data.worlds.ray_kernels import Packet, closest_hits
 from cuesta.data.worlds.render import World
 from cuesta.data.worlds.shade_kernels import reflect
 from cuesta.geometry import Transform
@@ -65,7 +65,7 @@ def scan(
     origins = np.repeat(pose.translation.numpy()[None], len(directions), 0)
     exact, slots = np.empty(len(directions)), np.empty(len(directions), np.int64)
     closest_hits(
-        shapes.tree, shapes.planes, shapes.kinds, origins, directions, exact, slots, Scratch.new()
+        shapes.tree, shapes.planes, shapes.kinds, origins, directions, exact, slots, Packet.new()
     )
     cosines, albedos = np.zeros(len(directions)), np.zeros(len(directions))
     reflect(shapes, origins, directions, exact, slots, cosines, albedos)

@@ -78,7 +78,11 @@ class Place:
 @final
 @dataclass(eq=False)
 class Mesh:
-    """Collect primitives; `shapes` makes them ready for rays."""
+    """Collect primitives; `shapes` makes them ready for rays.
+
+    Its methods take points, or a place and spans along its axes, and then the finish: what reads like
+    geometry stands in its order.
+    """
 
     corners: list[Point] = field(default_factory=list)
     is_triangle: list[bool] = field(default_factory=list)
@@ -107,8 +111,9 @@ class Mesh:
         """Add the parallelogram of a corner and its two neighbours."""
         self._flat(a, b, c, finish, is_triangle=False)
 
-    def quad(self, a: Point, b: Point, c: Point, d: Point, finish: Finish) -> None:
-        """Add a quadrilateral, corners in order round it, as two triangles."""
+    def quad(self, corners: Sequence[Point], finish: Finish) -> None:
+        """Add a quadrilateral, its four corners in order round it, as two triangles."""
+        a, b, c, d = corners
         self.triangle(a, b, c, finish)
         self.triangle(a, c, d, finish)
 

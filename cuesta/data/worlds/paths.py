@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from cuesta.data.worlds.landmarks import Landmark, ring_point
-from cuesta.data.worlds.ray_kernels import Scratch, closest_hits
+from cuesta.data.worlds.ray_kernels import Packet, closest_hits
 from cuesta.data.worlds.render import World
 from cuesta.data.worlds.rooms import Room
 from cuesta.data.worlds.surroundings import ground_height
@@ -95,7 +95,7 @@ def landmark_shots(
     if route not in ROUTES:
         raise ValueError(f"no route is called {route!r}; choose one of {', '.join(ROUTES)}")
     if route == "ground":
-        half = min(np.pi, np.radians(3.5) * count)
+        half = min(np.pi, np.radians(3.0) * count)
         sector = (-np.pi / 2 - half, -np.pi / 2 + half)
         return _ring(landmark, "ground", count, sector=sector, lenses=lenses, draw=draw)
     if route == "aerial":
@@ -235,6 +235,6 @@ def _distances(
     shapes = world.shapes
     closest_hits(
         shapes.tree, shapes.planes, shapes.kinds, origins, np.ascontiguousarray(directions, float),
-        distances, slots, Scratch.new(),
+        distances, slots, Packet.new(),
     )  # fmt: skip
     return distances

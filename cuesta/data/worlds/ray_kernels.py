@@ -1,8 +1,11 @@
-"""The Numba kernels that follow rays through a bounding-volume hierarchy, in float64.
+"""The Numba kernels that take 16 rays through a bounding-volume hierarchy together.
 
-A flat primitive is kept as three planes (Baldwin and Weber, "Fast ray-triangle intersections by
-coordinate transformation", 2016): its own, and two whose distances are its coordinates u and v. A hit
-is where the ray meets the plane itself, exact to rounding.
+Rays of neighbouring pixels visit much the same nodes: a packet visits their union once, and tests the
+16 against a box or a plane in the lanes of the processor's vectors (Wald and others, "Interactive
+rendering with coherent ray tracing", 2001). Boxes are tested in float32 with slack, primitives in
+float64. A flat primitive is kept as three planes: its own, and two whose distances are its coordinates
+u and v (Baldwin and Weber, "Fast ray-triangle intersections by coordinate transformation", 2016); a
+hit is where the ray meets the plane itself, exact to rounding.
 """
 # ruff: noqa: PLR0913
 # A kernel's arguments are numbers: what would be one object elsewhere.
@@ -16,9 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 TRIANGLE, PARALLELOGRAM, ELLIPSOID = 0, 1, 2
-STACK = 128
+STACK = 128  # deeper than a hierarchy is
 SLACK = 1e-9  # in u and v: no ray slips between two flat primitives that share an edge
-BOX_SLACK = 1 + 1e-9  # of distances to boxes, which are padded, so that ties are looked into
+LANES = 16
+LOOSE = np.float32(1 + 1e-5)  # what boxes are given for the rounding of float32
+TINY = 1e-30
+FAR = 1e30
 
 # Without _nrt=False each call counts references to the arrays it passes on, atomically, which costs
 # more than the rays; such a kernel allocates nothing.
@@ -31,22 +37,40 @@ ray_kernel = numba.njit(
 )
 
 
-class Scratch(NamedTuple):
-    """Hold a thread's memory: nodes yet to visit, and where a ray enters them."""
+class Packet(NamedTuple):
+    """Hold 16 rays and a thread's stack. A lane whose `best` is negative takes no part."""
 
-    stack: NDArray[np.int32]
-    entries: NDArray[np.float64]
+    rays: NDArray[np.float64]  # [6, 16]: origins x, y, z, directions x, y, z
+    loose: NDArray[np.float32]  # [7, 16]: origins, inverse directions, how far
+    best: NDArray[np.float64]  # [16]: in, how far to look; out, the distance, or -1 where blocked
+    slots: NDArray[np.int64]  # [16]: what was met; -1 nothing; of moving primitives -2 - slot
+    stack: NDArray[np.int32]  # twice the node, and which child
 
     @staticmethod
-    def new() -> Scratch:
+    def new() -> Packet:
         """Return memory for one thread."""
-        return Scratch(np.empty(STACK, np.int32), np.empty(STACK))
+        rays, loose = np.zeros((6, LANES)), np.zeros((7, LANES), np.float32)
+        best, slots = np.full(LANES, -1.0), np.full(LANES, -1)
+        return Packet(
+            rays,
+            loose,
+            best,
+            slots,
+            np.empty(STACK, np.int32),
+        )
 
 
 @ray_kernel
-def safe_inverse(x):
-    """Return 1 / x, huge instead of infinite for 0, so that no product with 0 is undefined."""
-    return 1 / x if abs(x) > 1e-200 else 1e200
+def put(packet, lane, ox, oy, oz, dx, dy, dz, reach):
+    """Set a lane's ray."""
+    rays, loose = packet.rays, packet.loose
+    rays[0, lane], rays[1, lane], rays[2, lane] = ox, oy, oz
+    rays[3, lane], rays[4, lane], rays[5, lane] = dx, dy, dz
+    for axis in range(3):
+        d = rays[3 + axis, lane]
+        loose[axis, lane] = rays[axis, lane]
+        loose[3 + axis, lane] = 1 / d if abs(d) > TINY else 1 / TINY
+    packet.best[lane], packet.slots[lane] = reach, -1
 
 
 @ray_kernel
@@ -86,143 +110,137 @@ def distance_to(planes, kinds, slot, ox, oy, oz, dx, dy, dz, near, far):
 
 
 @ray_kernel
-def closest_hit(tree, planes, kinds, ox, oy, oz, dx, dy, dz, near, far, guess, scratch):
-    """Return the distance in [near, far] and the slot of the closest hit, (far, -1) for none.
-
-    `guess` is a slot that the ray may well hit, or -1: a good one saves most of the way. Of equal
-    distances the lowest primitive wins.
-    """
-    bounds, children, order = tree.bounds, tree.children, tree.order
-    stack, entries = scratch.stack, scratch.entries
-    ix, iy, iz = safe_inverse(dx), safe_inverse(dy), safe_inverse(dz)
-    sx, sy, sz = 0 if ix >= 0 else 3, 1 if iy >= 0 else 4, 2 if iz >= 0 else 5
-    ex, ey, ez = 3 - sx, 5 - sy, 7 - sz
-    best, slot = far, -1
-    if guess >= 0:
-        t = distance_to(planes, kinds, guess, ox, oy, oz, dx, dy, dz, near, far)
-        if t >= 0:
-            best, slot = t, guess
-    size, node = 0, 0
-    while True:
-        if node >= 0:
-            near_l = max(
-                (bounds[node, sx] - ox) * ix,
-                (bounds[node, sy] - oy) * iy,
-                (bounds[node, sz] - oz) * iz,
-                near,
-            )
-            far_l = min(
-                (bounds[node, ex] - ox) * ix,
-                (bounds[node, ey] - oy) * iy,
-                (bounds[node, ez] - oz) * iz,
-                best,
-            )
-            near_r = max(
-                (bounds[node, 6 + sx] - ox) * ix,
-                (bounds[node, 6 + sy] - oy) * iy,
-                (bounds[node, 6 + sz] - oz) * iz,
-                near,
-            )
-            far_r = min(
-                (bounds[node, 6 + ex] - ox) * ix,
-                (bounds[node, 6 + ey] - oy) * iy,
-                (bounds[node, 6 + ez] - oz) * iz,
-                best,
-            )
-            is_left, is_right = near_l <= far_l * BOX_SLACK, near_r <= far_r * BOX_SLACK
-            left, right = children[node, 0], children[node, 1]
-            if is_left and is_right:
-                if near_r < near_l:
-                    left, right = right, left
-                    near_l, near_r = near_r, near_l
-                stack[size], entries[size] = right, near_r
-                size += 1
-                node = left
-                continue
-            if is_left:
-                node = left
-                continue
-            if is_right:
-                node = right
-                continue
-        else:
-            first, count = ~node >> 3, ~node & 7
-            for place in range(first, first + count):
-                t = distance_to(planes, kinds, place, ox, oy, oz, dx, dy, dz, near, best)
-                if t >= 0 and (t < best or slot < 0 or order[place] < order[slot]):
-                    best, slot = t, place
-        while size and entries[size - 1] > best * BOX_SLACK:
-            size -= 1
-        if not size:
-            return best, slot
-        size -= 1
-        node = stack[size]
+def count_entries(bounds, node, side, loose):
+    """Return how many rays meet a child's box before they end, and their distances to it together."""
+    lx, ly, lz = bounds[node, side], bounds[node, side + 1], bounds[node, side + 2]
+    hx, hy, hz = bounds[node, side + 3], bounds[node, side + 4], bounds[node, side + 5]
+    count, total = np.int32(0), np.float32(0)
+    for i in range(LANES):
+        ax, bx = (lx - loose[0, i]) * loose[3, i], (hx - loose[0, i]) * loose[3, i]
+        ay, by = (ly - loose[1, i]) * loose[4, i], (hy - loose[1, i]) * loose[4, i]
+        az, bz = (lz - loose[2, i]) * loose[5, i], (hz - loose[2, i]) * loose[5, i]
+        near = max(max(min(ax, bx), min(ay, by)), max(min(az, bz), np.float32(0)))
+        far = min(min(max(ax, bx), max(ay, by)), min(max(az, bz), loose[6, i]))
+        is_met = near <= far * LOOSE
+        count += np.int32(1) if is_met else np.int32(0)
+        total += near if is_met else np.float32(0)
+    return count, total
 
 
 @ray_kernel
-def any_hit(tree, planes, kinds, ox, oy, oz, dx, dy, dz, near, far, guess, scratch):
-    """Return the slot of a primitive that the ray meets in [near, far], or -1; `guess` goes first."""
-    bounds, children, stack = tree.bounds, tree.children, scratch.stack
-    if guess >= 0 and distance_to(planes, kinds, guess, ox, oy, oz, dx, dy, dz, near, far) >= 0:
-        return guess
-    ix, iy, iz = safe_inverse(dx), safe_inverse(dy), safe_inverse(dz)
-    sx, sy, sz = 0 if ix >= 0 else 3, 1 if iy >= 0 else 4, 2 if iz >= 0 else 5
-    ex, ey, ez = 3 - sx, 5 - sy, 7 - sz
-    size, node = 0, 0
-    while True:
-        if node >= 0:
-            near_l = max(
-                (bounds[node, sx] - ox) * ix,
-                (bounds[node, sy] - oy) * iy,
-                (bounds[node, sz] - oz) * iz,
-                near,
-            )
-            far_l = min(
-                (bounds[node, ex] - ox) * ix,
-                (bounds[node, ey] - oy) * iy,
-                (bounds[node, ez] - oz) * iz,
-                far,
-            )
-            near_r = max(
-                (bounds[node, 6 + sx] - ox) * ix,
-                (bounds[node, 6 + sy] - oy) * iy,
-                (bounds[node, 6 + sz] - oz) * iz,
-                near,
-            )
-            far_r = min(
-                (bounds[node, 6 + ex] - ox) * ix,
-                (bounds[node, 6 + ey] - oy) * iy,
-                (bounds[node, 6 + ez] - oz) * iz,
-                far,
-            )
-            is_left, is_right = near_l <= far_l * BOX_SLACK, near_r <= far_r * BOX_SLACK
-            if is_left:
-                if is_right:
-                    stack[size] = children[node, 1]
-                    size += 1
-                node = children[node, 0]
-                continue
-            if is_right:
-                node = children[node, 1]
-                continue
-        else:
-            first, count = ~node >> 3, ~node & 7
-            for place in range(first, first + count):
-                if distance_to(planes, kinds, place, ox, oy, oz, dx, dy, dz, near, far) >= 0:
-                    return place
-        if not size:
-            return -1
-        size -= 1
-        node = stack[size]
+def count_hits(planes, kinds, slot, rays, best):
+    """Return how many rays meet a flat primitive before their `best`, or nearly so."""
+    a, b, c, d = planes[slot, 0], planes[slot, 1], planes[slot, 2], planes[slot, 3]
+    ua, ub, uc, ud = planes[slot, 4], planes[slot, 5], planes[slot, 6], planes[slot, 7]
+    va, vb, vc, vd = planes[slot, 8], planes[slot, 9], planes[slot, 10], planes[slot, 11]
+    share = 1.0 if kinds[slot] == TRIANGLE else 0.0
+    count = 0
+    for i in range(LANES):
+        slope = a * rays[3, i] + b * rays[4, i] + c * rays[5, i]
+        slope = slope if abs(slope) > TINY else TINY
+        t = (d - (a * rays[0, i] + b * rays[1, i] + c * rays[2, i])) / slope
+        x, y, z = (
+            rays[0, i] + t * rays[3, i],
+            rays[1, i] + t * rays[4, i],
+            rays[2, i] + t * rays[5, i],
+        )
+        u = ua * x + ub * y + uc * z + ud
+        v = va * x + vb * y + vc * z + vd
+        inside = min(min(u, v), min(1 - u, 1 - share * u - v)) + 2 * SLACK
+        ahead = min(t, best[i] - t)
+        count += 1 if min(inside, ahead) >= 0 else 0
+    return count
 
 
 @ray_kernel
-def closest_hits(tree, planes, kinds, origins, directions, distances, slots, scratch):
-    """Write distance and slot of the closest hit of each ray."""
-    guess = -1
-    for i in range(origins.shape[0]):
-        distances[i], guess = closest_hit(
-            tree, planes, kinds, origins[i, 0], origins[i, 1], origins[i, 2],
-            directions[i, 0], directions[i, 1], directions[i, 2], 0.0, np.inf, guess, scratch
+def refresh(packet):
+    """Copy how far rays look to float32; return whether any still looks."""
+    best, loose, is_any = packet.best, packet.loose, False
+    for i in range(LANES):
+        loose[6, i] = best[i]
+        is_any |= best[i] >= 0
+    return is_any
+
+
+@ray_kernel
+def meet(planes, kinds, slot, packet, is_moving, is_shadow):
+    """Test a primitive against every ray; return whether any met it."""
+    rays, best = packet.rays, packet.best
+    if kinds[slot] != ELLIPSOID and count_hits(planes, kinds, slot, rays, best) == 0:
+        return False
+    is_met = False
+    for i in range(LANES):
+        if best[i] < 0:
+            continue
+        t = distance_to(
+            planes, kinds, slot, rays[0, i], rays[1, i], rays[2, i], rays[3, i], rays[4, i],
+            rays[5, i], 0.0, best[i],
         )  # fmt: skip
-        slots[i] = guess
+        if t >= 0:
+            best[i] = -1.0 if is_shadow else t
+            packet.slots[i] = -2 - slot if is_moving else slot
+            is_met = True
+    return is_met
+
+
+@ray_kernel
+def send(tree, planes, kinds, packet, is_moving, is_shadow):
+    """Follow 16 rays: to their closest hits, or for shadows to any, which ends a lane."""
+    bounds, children, stack, loose = tree.bounds, tree.children, packet.stack, packet.loose
+    is_any = refresh(packet)
+    size, node = 0, 0
+    while is_any:
+        if node >= 0:
+            num_left, left = count_entries(bounds, node, 0, loose)
+            num_right, right = count_entries(bounds, node, 6, loose)
+            if num_left and num_right:
+                is_swapped = left * num_right > right * num_left
+                stack[size] = 2 * node + (0 if is_swapped else 1)
+                size += 1
+                node = children[node, 1 if is_swapped else 0]
+                continue
+            if num_left or num_right:
+                node = children[node, 0 if num_left else 1]
+                continue
+        else:
+            is_met = False
+            first, count = ~node >> 3, ~node & 7
+            for place in range(first, first + count):
+                is_met |= meet(planes, kinds, place, packet, is_moving, is_shadow)
+            if is_met:
+                is_any = refresh(packet)
+        num_left = 0
+        while size and not num_left:  # of what waits, much is no longer before a ray's end
+            size -= 1
+            node = stack[size] >> 1
+            side = stack[size] & 1
+            num_left, _ = count_entries(bounds, node, 6 * side, loose)
+            node = children[node, side]
+        if not num_left:
+            return
+
+
+@ray_kernel
+def end_lane(packet, lane):
+    """Take a lane out of the packet."""
+    packet.best[lane], packet.slots[lane] = -1.0, -1
+
+
+@ray_kernel
+def closest_hits(tree, planes, kinds, origins, directions, distances, slots, packet):
+    """Write distance (infinity for none) and slot (-1) of the closest hit of each of many rays."""
+    for first in range(0, origins.shape[0], LANES):
+        count = min(LANES, origins.shape[0] - first)
+        for lane in range(LANES):
+            i = first + lane
+            if lane >= count:
+                end_lane(packet, lane)
+                continue
+            put(
+                packet, lane, origins[i, 0], origins[i, 1], origins[i, 2],
+                directions[i, 0], directions[i, 1], directions[i, 2], FAR,
+            )  # fmt: skip
+        send(tree, planes, kinds, packet, False, False)
+        for lane in range(count):
+            slots[first + lane] = packet.slots[lane]
+            distances[first + lane] = packet.best[lane] if packet.slots[lane] >= 0 else np.inf

@@ -16,14 +16,21 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cuesta.data.worlds.packet_kernels import LANES, Packet, put, send
-from cuesta.data.worlds.ray_kernels import ELLIPSOID, any_hit, ray_kernel
+from cuesta.data.worlds.ray_kernels import (
+    ELLIPSOID,
+    FAR,
+    LANES,
+    Packet,
+    end_lane,
+    put,
+    ray_kernel,
+    send,
+)
 from cuesta.data.worlds.textures import sky_color, surface_color
 
 BIAS = 1e-4  # metres, and the same share of the distance: how far shadow rays start off a surface
 STEEPEST = 0.3  # cosine below which a pixel's foreshortening on a surface is not followed further
 FOLIAGE = 11
-FAR = 1e30
 TILE = 4  # pixels across and down that make a packet
 SUB_X = (-0.125, 0.375, 0.125, -0.375)
 SUB_Y = (-0.375, -0.125, 0.375, 0.125)
@@ -134,7 +141,7 @@ def shade(world, moving, light, pixel, space):
     eye, shadow, colors = space.eye, space.shadow, space.colors
     for lane in range(LANES):
         slot = eye.slots[lane]
-        shadow.best[lane], shadow.slots[lane] = -1.0, -1
+        end_lane(shadow, lane)
         if slot >= 0:
             touch(world, light, space, lane, slot, pixel)
         elif slot < -1:
@@ -191,7 +198,7 @@ def render_rows(
                 if y < end and x < width:
                     put_eye(space, lane, rotation, centre, rays[y, x, 0], rays[y, x, 1])
                 else:
-                    eye.best[lane], eye.slots[lane] = -1.0, -1
+                    end_lane(eye, lane)
             trace(world, moving, eye)
             shade(world, moving, light, pixel, space)
             for lane in range(LANES):
@@ -274,7 +281,7 @@ def reuse(space, y, count, slots, rgb):
                     for k in range(3):
                         space.colors[k, lane] = rgb[row, column, k]
         if is_known:
-            eye.best[lane], eye.slots[lane] = -1.0, -1
+            end_lane(eye, lane)
 
 
 @ray_kernel
@@ -295,7 +302,7 @@ def smooth_rows(
             if lane < LANES and x < width - 1:
                 continue
             for rest in range(lane, LANES):
-                space.eye.best[rest], space.eye.slots[rest] = -1.0, -1
+                end_lane(space.eye, rest)
             if lane:
                 trace(world, moving, space.eye)
                 reuse(space, y, lane, slots, rgb)
@@ -319,62 +326,46 @@ def encoded(x):
 
 
 @ray_kernel
-def expose(shapes, directions, reach, sizes, exposures, scratch):
+def expose(shapes, directions, reach, sizes, exposures, packet):
     """Write the share of `directions` (on a sphere) from each primitive that are free up to `reach`.
 
     A flat one takes its freer side; large ones, whose surroundings differ from end to end, stay at 1.
+    `sizes` [slots, 4] are the middle of each primitive's box and its diagonal.
     """
-    count = directions.shape[0]
+    planes = shapes.planes
     for slot in range(shapes.kinds.shape[0]):
-        planes = shapes.planes
         is_round = shapes.kinds[slot] == ELLIPSOID
         weight = min(max(1.3 - sizes[slot, 3], 0.0), 1.0)
         if weight == 0:
-            exposures[slot] = 1
             continue
         free, total, other_free, other_total = 0.0, 0.0, 0.0, 0.0
-        for k in range(count):
-            if is_round:
-                x, y, z = (
-                    planes[slot, 0] + 1.01 * directions[k, 0] / planes[slot, 3],
-                    planes[slot, 1] + 1.01 * directions[k, 1] / planes[slot, 4],
-                    planes[slot, 2] + 1.01 * directions[k, 2] / planes[slot, 5],
+        for first in range(0, directions.shape[0], LANES):
+            for lane in range(LANES):
+                dx, dy, dz = (
+                    directions[first + lane, 0],
+                    directions[first + lane, 1],
+                    directions[first + lane, 2],
                 )
+                x, y, z = sizes[slot, 0], sizes[slot, 1], sizes[slot, 2]
+                if is_round:
+                    x += 1.01 * dx / planes[slot, 3]
+                    y += 1.01 * dy / planes[slot, 4]
+                    z += 1.01 * dz / planes[slot, 5]
+                put(packet, lane, x + 1e-3 * dx, y + 1e-3 * dy, z + 1e-3 * dz, dx, dy, dz, reach)
+            send(shapes.tree, planes, shapes.kinds, packet, False, True)
+            for lane in range(LANES):
                 cosine = 1.0
-            else:
-                cosine = (
-                    planes[slot, 0] * directions[k, 0]
-                    + planes[slot, 1] * directions[k, 1]
-                    + planes[slot, 2] * directions[k, 2]
-                )
-                shift = 1e-3 if cosine > 0 else -1e-3
-                x, y, z = (
-                    sizes[slot, 0] + shift * planes[slot, 0],
-                    sizes[slot, 1] + shift * planes[slot, 1],
-                    sizes[slot, 2] + shift * planes[slot, 2],
-                )
-            hit = any_hit(
-                shapes.tree,
-                shapes.planes,
-                shapes.kinds,
-                x,
-                y,
-                z,
-                directions[k, 0],
-                directions[k, 1],
-                directions[k, 2],
-                0.0,
-                reach,
-                -1,
-                scratch,
-            )
-            is_free = 1.0 if hit < 0 else 0.0
-            if cosine > 0:
-                total += cosine
-                free += is_free * cosine
-            else:
-                other_total -= cosine
-                other_free -= is_free * cosine
+                if not is_round:
+                    cosine = planes[slot, 0] * directions[first + lane, 0]
+                    cosine += planes[slot, 1] * directions[first + lane, 1]
+                    cosine += planes[slot, 2] * directions[first + lane, 2]
+                is_free = 1.0 if packet.slots[lane] == -1 else 0.0
+                if cosine > 0:
+                    total += cosine
+                    free += is_free * cosine
+                else:
+                    other_total -= cosine
+                    other_free -= is_free * cosine
         best = max(free / max(total, 1e-9), other_free / max(other_total, 1e-9))
         exposures[slot] = 1 - 0.8 * weight * (1 - best)
 

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cuesta.data.worlds.bvh import Bvh, build_bvh
-from cuesta.data.worlds.ray_kernels import ELLIPSOID, PARALLELOGRAM, TRIANGLE, Scratch
+from cuesta.data.worlds.ray_kernels import ELLIPSOID, PARALLELOGRAM, TRIANGLE, Packet
 from cuesta.data.worlds.shade_kernels import expose
 
-_NEARBY, _NUM_DIRECTIONS = 1.2, 40  # metres and rays that tell how open surroundings are
+_NEARBY, _NUM_DIRECTIONS = 1.2, 48  # metres and rays that tell how open surroundings are
 _PAD = 1e-6  # of boxes, relative to the scene, against rounding at their faces
 
 
@@ -106,7 +106,7 @@ def _exposures(
     directions = np.stack([radius * np.cos(turn), radius * np.sin(turn), height], 1)
     sizes = np.concatenate([middles, np.linalg.norm(sides, axis=1, keepdims=True)], 1)
     exposures = np.ones(len(middles), np.float32)
-    expose(shapes, directions, _NEARBY, sizes, exposures, Scratch.new())
+    expose(shapes, directions, _NEARBY, sizes, exposures, Packet.new())
     return exposures
 
 

@@ -44,7 +44,7 @@ def ground(mesh: Mesh, *, square: Finish, draw: np.random.Generator) -> None:
                 np.array([x + dx, y + dy, ground_height(x + dx, y + dy)])
                 for dx, dy in ((0, 0), (_CELL, 0), (_CELL, _CELL), (0, _CELL))
             ]
-            mesh.quad(*corners, street if is_street else grass)
+            mesh.quad(corners, street if is_street else grass)
     for _ in range(int(draw.integers(2, 5))):
         _lawn(mesh, grass, draw)
 

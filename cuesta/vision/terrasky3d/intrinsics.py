@@ -5,6 +5,7 @@ calibration.json; fitted to the images, or refused where they contradict them.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -21,7 +22,7 @@ from cuesta.geometry import MODELS, Camera
 @final
 @dataclass(frozen=True, kw_only=True)
 class Intrinsics:
-    """Hold cameras by what they are for: the stem of an image, a folder of photos, or any (`*`).
+    """Hold cameras by what they are for: an image's name or its stem, a folder of photos, any (`*`).
 
     `has_size` is false where the file does not say for which size of images it is (K.txt).
     """
@@ -42,8 +43,14 @@ def read_intrinsics(path: Path) -> Intrinsics:
     if path.suffix == ".json" and path.name != "transforms.json":
         return Intrinsics(path=path, cameras=_calibration_json(path))
     views = read_views(path)
-    named = {PurePosixPath(name).stem: views.camera(name) for name in views.names}
-    return Intrinsics(path=path, cameras=named)
+    named = {name: views.camera(name) for name in views.names}
+    stems = Counter(PurePosixPath(name).stem for name in views.names)
+    alone = {
+        stem: camera
+        for name, camera in named.items()
+        if stems[stem := PurePosixPath(name).stem] == 1
+    }
+    return Intrinsics(path=path, cameras=named | alone)
 
 
 def camera_for(intrinsics: Intrinsics, group: Mapping[str, Any], names: Sequence[str]) -> Camera:
@@ -73,8 +80,8 @@ def camera_for(intrinsics: Intrinsics, group: Mapping[str, Any], names: Sequence
 
 def _find(intrinsics: Intrinsics, group: Mapping[str, Any], names: Sequence[str]) -> Camera | None:
     cameras = intrinsics.cameras
-    stems = [PurePosixPath(name).stem for name in names]
-    known = [cameras[stem] for stem in stems if stem in cameras]
+    called = [*names, *(PurePosixPath(name).stem for name in names)]
+    known = [cameras[name] for name in called if name in cameras]
     if known:
         return known[0]
     if group["from"] in cameras:

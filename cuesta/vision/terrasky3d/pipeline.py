@@ -11,7 +11,6 @@ that its data set was made with), on pycolmap.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import shutil
@@ -21,8 +20,9 @@ from typing import Any, NamedTuple
 
 from cuesta import __version__
 from cuesta.data.files import atomic_folder, write_text
-from cuesta.data.scenes.colmap import read_reconstruction
+from cuesta.data.scenes.colmap import read_colmap, read_reconstruction
 from cuesta.data.scenes.scene import Scene, open_scene, read_about, write_manifest
+from cuesta.data.scenes.views import Views
 from cuesta.engine.recipe import to_json
 from cuesta.errors import UserError
 from cuesta.vision.terrasky3d.calibrate import calibrate
@@ -80,6 +80,13 @@ class Reconstruction(NamedTuple):
             "seconds": {stage.name: round(stage.seconds, 2) for stage in self.stages},
             "report": str(self.scene.report),
         }
+
+    def as_taken(self) -> Views:
+        """Return the scene's cameras under the names that the photos came with."""
+        sources = {image["name"]: image["source"] for image in self.result("ingest")["images"]}
+        views = read_colmap(self.scene.model)
+        names = tuple(sources[name] for name in views.names)
+        return Views(names, views.cameras, views.camera_ids, views.cam_from_world)
 
     def result(self, name: str) -> dict[str, Any]:
         """Return the result of a stage."""
@@ -274,9 +281,3 @@ def _facts_of(*paths: Path | None) -> list[list[Any]]:
             files = sorted(path.rglob("*")) if path.is_dir() else [path]
             facts += [[str(f), f.stat().st_size, f.stat().st_mtime_ns] for f in files]
     return facts
-
-
-def with_intrinsics(settings: Settings, path: Path) -> Settings:
-    """Return the settings with a file of intrinsics."""
-    calibrate_settings = dataclasses.replace(settings.calibrate, intrinsics=path)
-    return dataclasses.replace(settings, calibrate=calibrate_settings)

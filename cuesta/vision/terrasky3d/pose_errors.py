@@ -8,7 +8,6 @@ scene task).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import combinations
 
 import numpy as np
@@ -56,11 +55,6 @@ def centre_errors(estimated: Views, truth: Views) -> NDArray[np.float64]:
     found, true = estimated.select(placed).centres(), truth.select(placed).centres()
     moved = umeyama(found, true) @ found
     return torch.linalg.vector_norm(moved - true, dim=-1).numpy()
-
-
-def renamed(views: Views, names: Sequence[str]) -> Views:
-    """Return the same views under other names."""
-    return Views(tuple(names), views.cameras, views.camera_ids, views.cam_from_world)
 
 
 def _relative(views: Views, first: NDArray[np.int64], second: NDArray[np.int64]) -> Transform:

@@ -86,7 +86,5 @@ def _is_known(camera: pycolmap.Camera, sigma: list[float] | None) -> bool:
     shift = math.hypot(
         camera.principal_point_x - camera.width / 2, camera.principal_point_y - camera.height / 2
     )
-    if sigma is not None:
-        if max(sigma[i] for i in camera.principal_point_idxs()) > MOST_SIGMA * longer:
-            return False
-    return shift <= MOST_SHIFT * longer
+    deviation = 0.0 if sigma is None else max(sigma[i] for i in camera.principal_point_idxs())
+    return deviation <= MOST_SIGMA * longer and shift <= MOST_SHIFT * longer

@@ -50,6 +50,15 @@ def test_transforms_json_is_by_image(tmp_path: Path) -> None:
     assert read(tmp_path / "transforms.json", json.dumps({"frames": frames}))[0] == 600
 
 
+def test_images_of_one_stem_in_two_folders_are_told_apart(tmp_path: Path) -> None:
+    size = {"w": 640, "h": 480, "cx": 320, "cy": 240, "transform_matrix": torch.eye(4).tolist()}
+    frames = [
+        {"file_path": f"{folder}/a.jpg", "fl_x": focal, **size}
+        for folder, focal in (("front", 600), ("back", 400))
+    ]
+    assert read(tmp_path / "transforms.json", json.dumps({"frames": frames}))[0] == 600
+
+
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [

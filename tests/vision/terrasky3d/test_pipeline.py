@@ -17,7 +17,7 @@ from cuesta.data.scenes.scene import open_scene, verify_scene
 from cuesta.data.scenes.views import Views
 from cuesta.errors import UserError
 from cuesta.vision.terrasky3d.pipeline import Reconstruction, reconstruct
-from cuesta.vision.terrasky3d.pose_errors import auc, pair_errors, renamed
+from cuesta.vision.terrasky3d.pose_errors import auc, pair_errors
 from cuesta.vision.terrasky3d.recipes import debug
 from cuesta.vision.terrasky3d.settings import ScaleSettings, UndistortSettings
 from tests.vision.terrasky3d.pictures import write_photo
@@ -51,13 +51,6 @@ def made(photos: tuple[Path, Views]) -> Reconstruction:
     return reconstruct(photos[0], photos[0].parent / "scene", debug())
 
 
-def placed_as_taken(result: Reconstruction) -> Views:
-    """Return the scene's cameras under the names that the photos came with."""
-    sources = {image["name"]: image["source"] for image in result.result("ingest")["images"]}
-    found = read_colmap(result.scene.model)
-    return renamed(found, [sources[name] for name in found.names])
-
-
 def test_a_mixed_folder_becomes_a_scene_and_the_three_are_named(
     photos: tuple[Path, Views], made: Reconstruction
 ) -> None:
@@ -70,7 +63,7 @@ def test_a_mixed_folder_becomes_a_scene_and_the_three_are_named(
     assert made.grade == "usable"
     missed = [gate for gate in made.gates if not gate.is_met]
     assert [gate.name for gate in missed] == ["images placed"]
-    assert auc(pair_errors(placed_as_taken(made), photos[1]), 5.0) > 0.9
+    assert auc(pair_errors(made.as_taken(), photos[1]), 5.0) > 0.9
     page = made.scene.report.read_text()
     for name in reasons:
         assert name in page
