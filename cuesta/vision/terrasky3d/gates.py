@@ -54,7 +54,7 @@ def judge(
     photos: Sequence[Mapping[str, Any]],
     inliers: Sequence[Sequence[Any]],
 ) -> tuple[Grade, list[Gate]]:
-    """Return the grade and every gate of a model; `others` are the smaller models beside it."""
+    """Return the grade and every gate of a model; `others` are models of images that it lacks."""
     side = max(max(photo["width"], photo["height"]) for photo in photos)
     most_error = error_limit(side)
     placed, error = len(images) / len(photos), model["mean_reprojection_px"]

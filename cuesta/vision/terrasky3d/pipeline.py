@@ -182,7 +182,8 @@ def _judged(scene: Scene, stages: list[Stage]) -> Reconstruction:
     inliers = results["matches"]["inliers"]
     model = read_reconstruction(scene.work / "sparse" / "models" / "0")
     images = measure_images(model)
-    grade, gates = judge(images, models[0], models[1:], photos, inliers)
+    apart = [other for other in models[1:] if not set(other["images"]) <= set(models[0]["images"])]
+    grade, gates = judge(images, models[0], apart, photos, inliers)
     excluded = [Excluded(item["source"], item["reason"]) for item in results["ingest"]["excluded"]]
     excluded += _not_placed(photos, results["matches"]["parts"], models)
     notes = [note for result in results.values() for note in result.get("notes", ())]
