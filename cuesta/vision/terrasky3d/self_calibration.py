@@ -3,7 +3,8 @@ determine them.
 
 Mapping keeps principal points in the middle of the image, since few photos do not determine them; a
 phone's is off by half a percent, which turns cameras by a third of a degree against each other. A
-last bundle adjustment frees them, and its covariance says how well each is known.
+last bundle adjustment frees them, and its covariance, times the noise that the residuals show, says how
+well each is known.
 """
 
 from __future__ import annotations
@@ -72,11 +73,12 @@ def _adjust(model: pycolmap.Reconstruction, free: Sequence[int]) -> dict[int, li
     covariance = pycolmap.estimate_ba_covariance(pycolmap.BACovarianceOptions(), model, adjuster)
     if covariance is None:
         return {}
+    noise_px = model.compute_mean_reprojection_error() * math.sqrt(2 / math.pi)  # Rayleigh's mean
     found = {}
     for camera_id in free:
         matrix = covariance.get_other_params_cov(model.cameras[camera_id].params)
         if matrix is not None:
-            found[camera_id] = np.sqrt(np.diag(matrix)).tolist()
+            found[camera_id] = (noise_px * np.sqrt(np.diag(matrix))).tolist()
     return found
 
 

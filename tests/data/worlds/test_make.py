@@ -163,5 +163,5 @@ def test_photographs_follow_their_seed_and_a_perfect_camera_changes_nothing() ->
     assert not np.array_equal(shots[0], shots[2])
     grey = np.full((64, 64, 3), 120, np.uint8)
     mild = photograph(grey, PRESETS["mild"], np.random.default_rng(3)).astype(float)
-    assert 0.3 < mild[28:36, 28:36].std() < 4
+    assert 1 < np.diff(mild, axis=1).std() < 4  # noise, of which vignetting makes next to none
     assert mild[:4, :4].mean() < mild[28:36, 28:36].mean()

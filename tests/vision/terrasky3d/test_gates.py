@@ -70,6 +70,7 @@ def test_an_image_that_only_turned_is_named() -> None:
 def test_aerial_and_ground_images_must_hang_together() -> None:
     seen = [*images(10), *images(10, name="cam_1_aerial/{}.jpg")]
     apart = tuple(("cam_0/0.jpg", f"cam_0/{n}.jpg", 99) for n in range(1, 10)) * 20
+    apart += tuple(("cam_1_aerial/0.jpg", f"cam_1_aerial/{n}.jpg", 99) for n in range(1, 10))
     link = (("cam_0/0.jpg", "cam_1_aerial/0.jpg", 40),)
     assert grade(seen, photos(20), inliers=apart)[0] == "poor"
     assert grade(seen, photos(20), inliers=apart + link)[0] == "usable"

@@ -56,7 +56,10 @@ def test_images_of_one_stem_in_two_folders_are_told_apart(tmp_path: Path) -> Non
         {"file_path": f"{folder}/a.jpg", "fl_x": focal, **size}
         for folder, focal in (("front", 600), ("back", 400))
     ]
-    assert read(tmp_path / "transforms.json", json.dumps({"frames": frames}))[0] == 600
+    path = tmp_path / "transforms.json"
+    assert read(path, json.dumps({"frames": frames}))[0] == 600
+    with pytest.raises(UserError, match="no camera in it fits"):
+        camera_for(read_intrinsics(path), GROUP, ["elsewhere/a.jpg"])
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,19 @@ def test_a_turned_camera_is_wrong_by_that_angle_in_its_pairs(truth: Views) -> No
     assert centre_errors(turned, truth).max() < 1e-9
 
 
+def test_a_camera_moved_aside_is_wrong_by_the_angle_of_the_direction(truth: Views) -> None:
+    two = truth.select(truth.names[:2])
+    baseline = two.centres()[1] - two.centres()[0]
+    across = torch.linalg.cross(baseline, torch.tensor([0.3, -1.0, 0.5], dtype=torch.float64))
+    across *= np.tan(np.deg2rad(2.0)) * baseline.norm() / across.norm()
+    poses, shift = two.cam_from_world, torch.stack([torch.zeros_like(across), across])
+    translation = poses.translation - (poses.rotation @ shift[..., None])[..., 0]
+    moved = Views(
+        two.names, two.cameras, two.camera_ids, Transform.rigid(poses.rotation, translation)
+    )
+    assert pair_errors(moved, two) == pytest.approx([2.0])
+
+
 def test_pairs_of_missing_images_are_infinitely_wrong(truth: Views) -> None:
     some = truth.select(truth.names[:4])
     errors = pair_errors(some, truth)
