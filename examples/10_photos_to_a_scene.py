@@ -34,12 +34,10 @@ def rebuild(photos: Path, out: Path) -> Reconstruction:
     """Find cameras and points; a second call with the same settings has nothing left to do."""
     features = replace(laptop().features, max_num_features=4096)
     settings = replace(laptop(), features=features)
-    seen: set[str] = set()
 
     def show(stage: str, done: int, total: int) -> None:
-        if stage not in seen:
-            print(stage, flush=True)
-        seen.add(stage)
+        if done == total > 0:
+            print(f"{stage}: {total} done", flush=True)
 
     return reconstruct(photos, out, settings, on_progress=show)
 

@@ -20,7 +20,9 @@ WORLD_NAMES = {
     "landmarks": "generated buildings with exact cameras, depth and labels; --size mini, small, train",
     "rooms": "generated rooms, the same",
 }
-DATA_NAMES = WORLD_NAMES | {name: data_set.summary for name, data_set in DATA_SETS.items()} | STREAM_NAMES
+DATA_NAMES = (
+    WORLD_NAMES | {name: data_set.summary for name, data_set in DATA_SETS.items()} | STREAM_NAMES
+)
 
 
 def get(options: argparse.Namespace) -> int:

@@ -111,7 +111,9 @@ def _data_verbs(data: argparse.ArgumentParser) -> None:
     verbs = data.add_subparsers(dest="data_verb", metavar="VERB", required=True)
     get = _verb(verbs, "get", "fetch and convert a registered data set")
     get.add_argument("name", help="a name from `cuesta list`")
-    make = _verb(verbs, "make", "generate clicks with a known Bayes error, or scenes with exact depth")
+    make = _verb(
+        verbs, "make", "generate clicks with a known Bayes error, or scenes with exact depth"
+    )
     make.add_argument("name", help="stream.mini, stream.small, stream.large, landmarks or rooms")
     make.add_argument("--out", help="folder (the data cache)")
     make.add_argument("--seed", type=int, default=0)

@@ -57,7 +57,7 @@ def scene(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def browse(tmp_path: Path) -> Iterator[list[subprocess.Popen[bytes]]]:
+def browse() -> Iterator[list[subprocess.Popen[bytes]]]:
     """Yield a list of browsers that are ended with the test."""
     browsers: list[subprocess.Popen[bytes]] = []
     yield browsers

@@ -73,7 +73,12 @@ def test_a_mistake_is_one_line(
 def test_help_lists_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
     status, said, _ = run(capsys, "reconstruct", "--help", "--recipe", "paper")
     assert status == 0
-    for flag in ("--calibrate.intrinsics", "--features.max-image-size  ", "--scale.metres", "--seed"):
+    for flag in (
+        "--calibrate.intrinsics",
+        "--features.max-image-size  ",
+        "--scale.metres",
+        "--seed",
+    ):
         assert flag.strip() in said
     assert "4000" in said
 

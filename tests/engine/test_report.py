@@ -11,8 +11,8 @@ from small_task import SmallConfig, small_recipe
 
 from cuesta.engine.finish import TrainResult
 from cuesta.engine.loop import train
-from cuesta.engine.pictures import chart_svg
 from cuesta.engine.page import number
+from cuesta.engine.pictures import chart_svg
 from cuesta.engine.section import Chart, Series
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}

@@ -10,8 +10,12 @@ from cuesta.vision.terrasky3d.settings import FeatureSettings
 from tests.vision.terrasky3d.pictures import textured, write_photo
 
 CAMERA = {
-    **{"folder": "cam_0", "model": "PINHOLE", "params": [300.0, 300.0, 160.0, 120.0]},
-    **{"width": 320, "height": 240, "has_focal": True},
+    "folder": "cam_0",
+    "model": "PINHOLE",
+    "params": [300.0, 300.0, 160.0, 120.0],
+    "width": 320,
+    "height": 240,
+    "has_focal": True,
 }
 NAMES = ["cam_0/b.png", "cam_0/a.png", "cam_0/c.png"]
 PLACE = [47.0, 15.0, 400.0]
