@@ -23,6 +23,13 @@ cuesta bench embedding_bag               time the kernels against their peers
 """
 
 
+# Modules that come with an extra: `pip install 'cuesta[vision]'`.
+EXTRAS = {
+    **dict.fromkeys(("pycolmap", "cv2", "PIL", "h5py", "plyfile", "laspy"), "vision"),
+    "viser": "view",
+}
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its status: 0, 1 for a failed check, 2 for a mistake."""
     if "OMP_WAIT_POLICY" not in os.environ:
@@ -36,6 +43,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(_run(options))
     except UserError as error:
         print(f"cuesta: {error}", file=sys.stderr)
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        extra = EXTRAS.get((error.name or "").split(".")[0])
+        if extra is None:
+            raise
+        remedy = f"pip install 'cuesta[{extra}]'"
+        print(f"cuesta: {error.name} is not installed; {remedy} brings it", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("cuesta: interrupted", file=sys.stderr)

@@ -7,7 +7,9 @@ through its camera.
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,7 @@ from cuesta.data.scenes.read import model_folder, read_views
 from cuesta.data.scenes.scene import Scene, open_scene
 from cuesta.data.scenes.views import Views
 from cuesta.errors import UserError
+from cuesta.geometry import Transform
 
 MOST_POINTS = 2_000_000
 _PICTURE_PX = 200
@@ -38,7 +41,9 @@ def start_viewer(
     The port is the first free one from `port` on. Raises `UserError` where there is nothing to show.
     """
     path = Path(path)
+    _check_address(host, port)
     views, cloud, frame = _load(path)
+    views, cloud = _centred(views, cloud)
     logging.getLogger("websockets.server").setLevel(logging.CRITICAL)  # of tabs that were closed
     server = viser.ViserServer(host=host, port=port, label=path.name, verbose=False)
     server.gui.configure_theme(dark_mode=True, show_logo=False)
@@ -59,6 +64,27 @@ def start_viewer(
     return server
 
 
+def _check_address(host: str, port: int) -> None:
+    """Refuse an address that is not ours, for the server would wait for it without end."""
+    if not 0 < port < 65536:
+        raise UserError(f"--port {port}: a port is 1 to 65535")
+    try:
+        socket.create_server((host, 0)).close()
+    except OSError as error:
+        raise UserError(f"--host {host}: {error.strerror or error}; 127.0.0.1 is here") from error
+
+
+def _centred(views: Views | None, cloud: Cloud) -> tuple[Views | None, Cloud]:
+    """Return both with the middle of the points at 0: float32 is too coarse for maps in UTM."""
+    places = cloud.positions if len(cloud) or views is None else views.centres().numpy()
+    middle = np.median(places, axis=0) if len(places) else np.zeros(3)
+    here_from_world = Transform.rigid(
+        torch.eye(3, dtype=torch.float64), torch.from_numpy(-middle).double()
+    )
+    moved = None if views is None else views.moved(here_from_world)
+    return moved, replace(cloud, positions=cloud.positions - middle)
+
+
 def _load(path: Path) -> tuple[Views | None, Cloud, Callable[[str], Path] | None]:
     """Return what there is of posed images, points, and where an image's file is."""
     if not path.exists():
@@ -71,10 +97,11 @@ def _load(path: Path) -> tuple[Views | None, Cloud, Callable[[str], Path] | None
     views, model = read_views(path), model_folder(path)
     empty = Cloud(np.empty((0, 3)))
     cloud = empty if model is None else cloud_of(read_reconstruction(model))
-    folders = [folder for folder in (path / "images", path / "frames", path) if folder.is_dir()]
+    root = path if path.is_dir() else path.parent
+    folders = (root / "images", root / "frames", root)
 
     def frame(name: str) -> Path:
-        return next((f / name for f in folders if (f / name).exists()), folders[-1] / name)
+        return next((f / name for f in folders if (f / name).exists()), root / name)
 
     return views, cloud, frame
 
@@ -165,13 +192,14 @@ def _add_controls(
 
 
 def _picture(path: Path) -> NDArray[np.uint8] | None:
-    if not path.is_file():
+    try:
+        with Image.open(path) as image:
+            image.draft("RGB", (2 * _PICTURE_PX, 2 * _PICTURE_PX))
+            small = image.convert("RGB")
+            small.thumbnail((_PICTURE_PX, _PICTURE_PX))
+            return np.asarray(small)
+    except OSError:  # the camera is drawn without its picture
         return None
-    with Image.open(path) as image:
-        image.draft("RGB", (2 * _PICTURE_PX, 2 * _PICTURE_PX))
-        small = image.convert("RGB")
-        small.thumbnail((_PICTURE_PX, _PICTURE_PX))
-        return np.asarray(small)
 
 
 def _extent(views: Views | None, cloud: Cloud) -> tuple[NDArray[np.float64], float]:

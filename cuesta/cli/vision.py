@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from cuesta.cli.stages import show_stages
 from cuesta.cli.verbs import print_settings
-from cuesta.errors import UserError
 
 if TYPE_CHECKING:
     from cuesta.vision.terrasky3d.pipeline import Reconstruction
@@ -32,7 +31,7 @@ def reconstruct(options: argparse.Namespace) -> int:
     from cuesta.vision.terrasky3d.pipeline import reconstruct as run
 
     photos = Path(options.photos)
-    out = Path(options.out) if options.out else Path("scenes") / photos.resolve().stem
+    out = Path(options.out) if options.out else Path("scenes") / _name_of(photos.resolve())
     with show_stages(sys.stderr) as on_progress:
         result = run(photos, out, settings, on_progress=on_progress)
     if options.json:
@@ -40,6 +39,13 @@ def reconstruct(options: argparse.Namespace) -> int:
     else:
         print_verdict(result)
     return 1 if result.grade == "poor" else 0
+
+
+def _name_of(photos: Path) -> str:
+    """Return what to call a scene of these photos: `castle` also of `castle/images`."""
+    own = photos.stem if photos.is_file() else photos.name
+    is_usual = own.lower() in ("images", "photos", "frames", "input", "dcim", "jpg")
+    return photos.parent.name if is_usual and photos.parent.name else own
 
 
 def demo_scene(folder: Path) -> tuple[Reconstruction, dict[str, float]]:
@@ -65,12 +71,8 @@ def demo_scene(folder: Path) -> tuple[Reconstruction, dict[str, float]]:
 
 def view(options: argparse.Namespace) -> int:
     """Serve a scene or cloud to the browser until Ctrl-C."""
-    try:
-        from cuesta.cli.viewer import start_viewer
-    except ImportError as error:
-        raise UserError(
-            f"{error.name} is not installed; `pip install 'cuesta[view,vision]'` brings the viewer"
-        ) from error
+    from cuesta.cli.viewer import start_viewer
+
     server = start_viewer(options.path, host=options.host, port=options.port)
     address = f"http://{options.host}:{server.get_port()}"
     print(f"{options.path} at {address} (Ctrl-C ends it)", flush=True)

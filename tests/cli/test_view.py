@@ -13,8 +13,9 @@ from PIL import Image
 
 from cuesta.cli.viewer import start_viewer
 from cuesta.data.clouds import Cloud, write_cloud
-from cuesta.data.scenes.colmap import write_colmap
+from cuesta.data.scenes.colmap import read_colmap, write_colmap
 from cuesta.data.scenes.scene import Scene, write_manifest
+from cuesta.data.scenes.transforms_json import write_transforms_json
 from cuesta.data.scenes.views import Views
 from cuesta.data.worlds.paths import look_at
 from cuesta.errors import UserError
@@ -120,3 +121,18 @@ def test_a_scene_that_lost_a_file_is_named(scene: Path) -> None:
     (scene / "frames/cam_0/1.png").unlink()
     with pytest.raises(UserError, match=r"frames/cam_0/1\.png is in the manifest but not"):
         start_viewer(scene)
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "words"), [("127.0.0.1", 99_999, "1 to 65535"), ("192.0.2.1", 8300, "--host")]
+)
+def test_an_address_that_cannot_be_is_refused(
+    scene: Path, host: str, port: int, words: str
+) -> None:
+    with pytest.raises(UserError, match=words):
+        start_viewer(scene, host=host, port=port)
+
+
+def test_other_forms_are_shown_without_their_pictures(scene: Path, tmp_path: Path) -> None:
+    write_transforms_json(tmp_path / "transforms.json", read_colmap(scene / "colmap/sparse/0"))
+    start_viewer(tmp_path / "transforms.json", port=8300).stop()

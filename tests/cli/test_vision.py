@@ -1,6 +1,8 @@
 """`cuesta reconstruct`, `cuesta data make landmarks` and what they say."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -39,7 +41,7 @@ def test_photos_become_a_scene_with_a_verdict(
     assert (out / "report.html").is_file()
     stages = [line.split()[0] for line in progress.splitlines()]
     assert list(dict.fromkeys(stages)) == [
-        *("ingest", "calibrate", "features", "matches", "sparse", "metric", "undistort", "publish"),
+        *("ingest", "calibrate", "features", "matches", "sparse", "undistort", "metric", "publish"),
     ]
     status, said, _ = run(capsys, *arguments, "--json")
     about = json.loads(said)
@@ -68,6 +70,27 @@ def test_a_mistake_is_one_line(
     assert words in last
     assert last.startswith("cuesta: ")
     assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "module", "extra"),
+    [
+        (("reconstruct", "photos"), "pycolmap", "vision"),
+        (("view", "scene"), "viser", "view"),
+        (("data", "make", "landmarks"), "h5py", "vision"),
+    ],
+)
+def test_a_missing_extra_is_one_line(arguments: tuple[str, ...], module: str, extra: str) -> None:
+    code = (
+        f"import sys; sys.modules[{module!r}] = None\n"
+        f"from cuesta.cli.main import main; main({list(arguments)!r})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == (
+        f"cuesta: {module} is not installed; pip install 'cuesta[{extra}]' brings it"
+    )
+    assert "Traceback" not in done.stderr
 
 
 def test_help_lists_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
@@ -107,8 +130,6 @@ def test_an_unknown_size_is_named(capsys: pytest.CaptureFixture[str], tmp_path: 
 
 
 def test_lines_tell_the_stage_and_what_is_left(capsys: pytest.CaptureFixture[str]) -> None:
-    import sys
-
     with show_stages(sys.stderr) as show:
         show("features", 0, 4)
         show("features", 2, 4)

@@ -23,6 +23,7 @@ BENCHES: dict[str, str] = {
     "embedding_bag": "embedding lookup and exact fused update, against FBGEMM and nn.EmbeddingBag",
     "dlrm": "training steps of one DLRM, against TorchRec with FBGEMM and plain PyTorch",
     "reconstruct": "photos to a posed scene, against bare calls of pycolmap with the same settings",
+    "worlds": "pictures of generated worlds, and their rays against Embree's",
     "reader": "batches out of a Parquet log, against pyarrow reading the same columns",
 }
 RESULTS = Path("benchmarks/results")

@@ -5,6 +5,7 @@ manifest.
 scene/
 ├── manifest.json                what it is, its unit and licence; size and SHA-256 of every file
 ├── colmap/sparse/0/             cameras, poses, points: a COLMAP model
+├── colmap/metric/0/             the same in metres, where that is known
 ├── frames/cam_0/a.jpg           the images; one folder a camera, named as in the model
 ├── depth/maps/cam_0/a.h5        dataset "depth": z, 0 = none
 ├── depth/masks_geometric/cam_0/a.png    8 bits, 255 = keep
@@ -51,6 +52,10 @@ class Scene:
     @property
     def model(self) -> Path:
         return self.root / "colmap" / "sparse" / "0"
+
+    @property
+    def metric_model(self) -> Path:
+        return self.root / "colmap" / "metric" / "0"
 
     @property
     def frames(self) -> Path:

@@ -1,8 +1,9 @@
 """Calibration from a target: a ChArUco board or checkerboard, in photos or clips of one lens.
 
 OpenCV finds the corners and fits the lens; it counts pixel centres at integers, we at 0.5, so half a
-pixel is added to the principal point. Accepted are fits of an RMS below 0.5 px at 4K (in proportion
-below), from 25 views at least, whose corners fall into 80 % of a 6 x 6 grid over the image.
+pixel is added to the principal point. Wanted are fits of an RMS below 0.5 px at 4K, in proportion to the
+size, from 25 views at least, whose corners fall into 80 % of a 6 x 6 grid over the image; what is not met
+is told, and a fit that is off by 1 % of the image's width is refused.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from cuesta.vision.terrasky3d.video import VIDEO_SUFFIXES, extract_frames
 Model = Literal["OPENCV", "OPENCV_FISHEYE"]
 GRID = 6
 LEAST_VIEWS, LEAST_COVERAGE, MOST_RMS_AT_4K = 25, 0.8, 0.5
+_MOST_RMS = 0.01  # over the image's width
 _LEAST_CORNERS = 8
 _FRAMES_PER_SECOND = 3.0
 
@@ -51,7 +53,7 @@ class Board(NamedTuple):
 
     def complaints(self) -> list[str]:
         """Return what is not good enough about it, in words."""
-        most = MOST_RMS_AT_4K * max(1.0, max(self.width, self.height) / 3840)
+        most = MOST_RMS_AT_4K * max(self.width, self.height) / 3840
         said = []
         if self.rms_px > most:
             said.append(f"RMS {self.rms_px:.2f} px, should be below {most:.2f}")
@@ -111,7 +113,19 @@ def calibrate_board(folder: Path, target: Target, model: Model, scratch: Path) -
         )
     if len(sizes) > 1:
         raise UserError(f"{folder}: images of several sizes {sorted(sizes)}; keep those of one")
-    return fit_lens(found, sizes.pop(), model)
+    size = sizes.pop()
+    try:
+        board = fit_lens(found, size, model)
+    except cv2.error as error:
+        raise UserError(
+            f"{folder}: no lens fits the target ({error.err}); film it again"
+        ) from error
+    if not board.rms_px <= _MOST_RMS * size[0]:
+        raise UserError(
+            f"{folder}: the best lens is off by {board.rms_px:.1f} px; check calibrate.target "
+            "(squares are counted, not corners) and that all images are of one lens"
+        )
+    return board
 
 
 def board_of(target: Target) -> cv2.aruco.CharucoBoard:

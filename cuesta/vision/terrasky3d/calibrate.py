@@ -6,12 +6,14 @@ a guess of 1.2 times the longer side. The first two are kept fixed; the others a
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
+from cuesta.data.files import write_text
 from cuesta.errors import UserError
 from cuesta.geometry import MODELS, Camera
 from cuesta.vision.terrasky3d.boards import Board, calibrate_board, parse_target
@@ -30,6 +32,8 @@ def calibrate(
 ) -> dict[str, Any]:
     """Return for each camera of the ingest its model, parameters and what they are from.
 
+    What a target gave is also written to `folder/calibration.json`, which `intrinsics` reads.
+
     The result's `cameras` hold folder, from, model, params, width, height, `has_focal` (a focal
     length worth starting from), `is_fixed` and `source`; `notes` are what a person should know.
     """
@@ -39,6 +43,8 @@ def calibrate(
         names = [p["source"] for p in photos if p["name"].startswith(f"{group['folder']}/")]
         cameras.append(_calibrated(group, names, folder, settings, intrinsics, notes))
         on_progress(done + 1, len(groups))
+    if settings.board is not None:
+        write_text(folder / "calibration.json", json.dumps({"cameras": cameras}, indent=1) + "\n")
     return {"cameras": cameras, "notes": notes}
 
 

@@ -18,15 +18,18 @@ _FRUSTUM = 0.03  # depth of a drawn camera over the size of the drawing
 Points = NDArray[np.float64]
 
 
-def draw_scene(model: pycolmap.Reconstruction) -> tuple[bytes, bytes]:
-    """Return what the scene looks like from above and from the side."""
+def draw_scene(model: pycolmap.Reconstruction, *, is_enu: bool = False) -> tuple[bytes, bytes]:
+    """Return what the scene looks like from above and from the side.
+
+    Its axes are drawn as they are where they are east, north and up; else they are guessed.
+    """
     points = np.array([point.xyz for point in model.points3D.values()]).reshape(-1, 3)
     colors = np.array([point.color for point in model.points3D.values()]).reshape(-1, 3) / 255
     chosen = np.random.default_rng(0).permutation(len(points))[:_MOST_POINTS]
     images = [model.image(i) for i in sorted(model.reg_image_ids())]
     centres = np.array([image.projection_center() for image in images])
     cam_from_world = np.array([image.cam_from_world().rotation.matrix() for image in images])
-    axes = upright_axes(cam_from_world, centres, points)
+    axes = np.eye(3) if is_enu else upright_axes(cam_from_world, centres, points)
     middle = np.median(np.concatenate([points, centres]), axis=0)
     points, centres = (points[chosen] - middle) @ axes.T, (centres - middle) @ axes.T
     turned = axes @ cam_from_world.transpose(0, 2, 1)  # columns: the cameras' axes as drawn

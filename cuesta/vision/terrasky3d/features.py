@@ -39,6 +39,7 @@ def extract_features(
     options.use_gpu = False
     options.max_image_size = settings.max_image_size
     options.sift.max_num_features = settings.max_num_features
+    options.sift.peak_threshold = settings.peak_threshold
     names = [photo["name"] for photo in photos]
     with pycolmap.Database.open(database) as opened:
         ids = {image.name: image.image_id for image in opened.read_all_images()}
@@ -102,10 +103,10 @@ def _write_rows(
     temporary.rename(database)
 
 
-def _prior(image: pycolmap.Image, gps: Sequence[float]) -> pycolmap.PosePrior:
+def _prior(image: pycolmap.Image, gps: Sequence[float | None]) -> pycolmap.PosePrior:
     prior = pycolmap.PosePrior()
     prior.corr_data_id = image.data_id
-    prior.position = np.array(gps)
+    prior.position = np.array([0.0 if value is None else value for value in gps])
     prior.coordinate_system = pycolmap.PosePriorCoordinateSystem.WGS84
     prior.position_covariance = np.full((3, 3), math.nan)
     return prior

@@ -1,7 +1,8 @@
 """Geo-registration: the similarity from a model's own frame to metres, from GPS or a known distance.
 
 The model itself is not touched: a copy in metres is written beside it. With GPS the new frame is
-east-north-up at the first located photo; with a known distance it is the model's own, scaled.
+east-north-up at the median place of the photos; with a known distance it is the model's own, scaled. Places
+along a line do not tell which way is up: there it is taken from the cameras, which people hold upright.
 """
 
 from __future__ import annotations
@@ -85,33 +86,69 @@ def _from_gps(
         words = f"{len(located)} placed photos have GPS, three are needed: lengths have no unit"
         return _result(None, notes=[words])
     names = [photo["name"] for photo in located]
-    targets = enu_of([photo["gps"] for photo in located])
+    centres = np.stack([placed[name] for name in names])
+    targets, origin = enu_of([photo["gps"] for photo in located])
     options = pycolmap.RANSACOptions(max_error=GPS_ERROR_M, random_seed=seed)
     similarity = pycolmap.align_reconstruction_to_locations(
         model, names, targets, _LEAST_LOCATED, options
     )
-    if similarity is None:
+    is_used, notes = np.ones(len(names), bool), []
+    if similarity is not None:
+        matrix = np.vstack([similarity.matrix(), [0, 0, 0, 1]])
+        is_used = np.linalg.norm(_moved(centres, matrix) - targets, axis=1) <= GPS_ERROR_M
+    elif _width(targets) >= GPS_ERROR_M:
         return _result(None, notes=["GPS contradicts the reconstruction: lengths have no unit"])
-    matrix = np.vstack([similarity.matrix(), [0, 0, 0, 1]])
-    moved = np.stack([placed[name] for name in names]) @ matrix[:3, :3].T + matrix[:3, 3]
-    distance = np.linalg.norm(moved - targets, axis=1)
-    is_used = distance <= GPS_ERROR_M
+    if _width(targets[is_used]) < GPS_ERROR_M:
+        matrix = _upright(model, centres[is_used], targets[is_used])
+        notes.append("the photos were taken along a line: up is that of the cameras, not of GPS")
+    distance = np.linalg.norm(_moved(centres, matrix) - targets, axis=1)
     rmse = float(np.sqrt(np.mean(distance[is_used] ** 2)))
     spread = float(np.linalg.norm(targets[is_used] - targets[is_used].mean(0), axis=1).max())
-    notes = [
+    notes += [
         f"GPS of {name} is {far:.0f} m from where the photo was taken; left out"
-        for name, far in zip(names, distance, strict=True)
-        if far > GPS_ERROR_M
+        for name, far, used in zip(names, distance, is_used, strict=True)
+        if not used
     ]
     if rmse > 0.2 * spread:
         notes.append(
             f"GPS is off by {rmse:.1f} m over {spread:.1f} m: the scale is a rough guess, a known "
             "distance (scale.metres) is better"
         )
-    origin = list(located[0]["gps"])
     return _result(
-        "gps", matrix, origin=origin, num_used=int(is_used.sum()), rmse_m=rmse, notes=notes
+        "gps", matrix, origin=origin.tolist(), num_used=int(is_used.sum()), rmse_m=rmse, notes=notes
     )
+
+
+def _moved(points: NDArray[np.float64], matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+    return points @ matrix[:3, :3].T + matrix[:3, 3]
+
+
+def _width(targets: NDArray[np.float64]) -> float:
+    """Return how far places lie from the line that fits them best, at most."""
+    offsets = targets - targets.mean(0)
+    _, _, axes = np.linalg.svd(offsets, full_matrices=False)
+    return float(np.linalg.norm(offsets - np.outer(offsets @ axes[0], axes[0]), axis=1).max())
+
+
+def _upright(
+    model: pycolmap.Reconstruction, centres: NDArray[np.float64], targets: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return the similarity [4, 4] that keeps the cameras upright and fits places on the ground."""
+    turns = [model.image(i).cam_from_world().rotation.matrix() for i in model.reg_image_ids()]
+    up = -np.mean(turns, axis=0)[1]
+    up /= np.linalg.norm(up)
+    east = np.linalg.svd(up[None])[2][1]
+    level = np.stack([east, np.cross(up, east), up])
+    flat = (centres - centres.mean(0)) @ level.T
+    goal = targets - targets.mean(0)
+    ours, theirs = flat[:, 0] + 1j * flat[:, 1], goal[:, 0] + 1j * goal[:, 1]
+    turn = (ours.conj() @ theirs) / (ours.conj() @ ours)  # scale and rotation about the vertical
+    scale, angle = abs(turn), np.angle(turn)
+    cosine, sine = np.cos(angle), np.sin(angle)
+    matrix = np.eye(4)
+    matrix[:3, :3] = scale * np.array([[cosine, -sine, 0], [sine, cosine, 0], [0, 0, 1]]) @ level
+    matrix[:3, 3] = targets.mean(0) - matrix[:3, :3] @ centres.mean(0)
+    return matrix
 
 
 def _result(

@@ -1,14 +1,15 @@
 """Ingest: photos and videos to upright images, one folder a camera, with every exclusion named.
 
 Photos share a camera when they lie in the same folder, say the same make, model, lens and focal
-length, and have the same size once upright: portrait and landscape photos of one phone are two
-cameras, since turning moves the principal point. Pixels are copied as they are unless they must be
+length, and were turned alike: photos of one phone held in two ways are two cameras, since turning moves the
+principal point. Pixels are copied as they are unless they must be
 turned or are in a format that the next steps do not read.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,7 +31,6 @@ from cuesta.vision.terrasky3d.photos import upright as read_upright
 from cuesta.vision.terrasky3d.settings import IngestSettings
 from cuesta.vision.terrasky3d.video import VIDEO_SUFFIXES, extract_frames
 
-_COPIED = {".jpg", ".jpeg", ".png"}
 _QUALITY = 97  # of JPEGs that had to be turned
 _NEAR_BITS = 4
 
@@ -56,10 +56,12 @@ def list_inputs(photos: Path) -> list[list[Any]]:
         raise UserError(f"{photos}: no permission to read it; change its rights")
     found = []
     for path in sorted([photos] if photos.is_file() else photos.rglob("*")):
-        known = path.suffix.lower() in SUFFIXES | VIDEO_SUFFIXES
-        if known and path.is_file() and not path.name.startswith("."):
+        is_known = path.suffix.lower() in SUFFIXES | VIDEO_SUFFIXES
+        name = _relative(path, photos)
+        is_hidden = any(part.startswith(".") for part in PurePosixPath(name).parts)
+        if is_known and path.is_file() and not is_hidden:
             about = path.stat()
-            found.append([_relative(path, photos), about.st_size, about.st_mtime_ns])
+            found.append([name, about.st_size, about.st_mtime_ns])
     if not found:
         kinds = ", ".join(sorted(SUFFIXES | VIDEO_SUFFIXES))
         raise UserError(f"{photos}: no photo or video in it ({kinds}); name another folder")
@@ -78,8 +80,8 @@ def ingest(
     reason) and `cameras` (folder, size, EXIF focal length, what EXIF calls it). Images that a run cut
     off has written are not written again. Raises `UserError` where fewer than two are left.
     """
-    sources = _sources(photos, folder, settings)
     excluded: list[dict[str, str]] = []
+    sources = _sources(photos, folder, settings, excluded)
     read: list[tuple[Source, Photo]] = []
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
         for done, (source, photo) in enumerate(zip(sources, pool.map(_try, sources), strict=True)):
@@ -89,7 +91,7 @@ def ingest(
                 read.append((source, photo))
             on_progress(done + 1, 2 * len(sources))
         kept, poor = _judge(read, settings)
-        excluded += poor
+        excluded += [] if settings.keep_all else poor
         if len(kept) < 2:
             raise UserError(_too_few(photos, len(kept), excluded))
         groups = _cameras(kept)
@@ -102,6 +104,9 @@ def ingest(
     return {
         "images": [_about(name, source, photo) for name, (source, photo) in images.items()],
         "excluded": sorted(excluded, key=lambda item: item["source"]),
+        "notes": [f"{item['source']}: {item['reason']}; kept" for item in poor]
+        if settings.keep_all
+        else [],
         "cameras": [
             {
                 "folder": _folder(number, group),
@@ -117,17 +122,23 @@ def ingest(
     }
 
 
-def _sources(photos: Path, folder: Path, settings: IngestSettings) -> list[Source]:
+def _sources(
+    photos: Path, folder: Path, settings: IngestSettings, excluded: list[dict[str, str]]
+) -> list[Source]:
     """Return the photos, and the frames of the videos after extracting them."""
     sources = []
     for name, *_ in list_inputs(photos):
         path = photos if photos.is_file() else photos / name
         if path.suffix.lower() in SUFFIXES:
-            sources.append(Source(path=path, name=name, clip=None))
+            sources.append(Source(path=path, name=_shown(name), clip=None))
             continue
-        clip = str(PurePosixPath(name).with_suffix(""))
-        for frame in extract_frames(path, folder / "clips" / clip, settings.frames_per_second):
-            sources.append(Source(path=frame, name=f"{clip}/{frame.name}", clip=clip))
+        shown = _shown(name)
+        frames = extract_frames(path, folder / "clips" / shown, settings.frames_per_second)
+        if not frames:
+            reason = "not readable: no frame of it can be decoded"
+            excluded.append({"source": shown, "reason": reason})
+        for frame in frames:
+            sources.append(Source(path=frame, name=f"{shown}/{frame.name}", clip=shown))
     return sources
 
 
@@ -160,8 +171,6 @@ def _judge(
                 kept.append((source, photo))
             if reason is not None:
                 excluded.append({"source": source.name, "reason": reason})
-    if settings.keep_all:
-        return kept, []
     return kept, excluded
 
 
@@ -184,7 +193,7 @@ def _cameras(read: Sequence[tuple[Source, Photo]]) -> list[list[tuple[Source, Ph
     groups: dict[tuple[object, ...], list[tuple[Source, Photo]]] = {}
     for source, photo in sorted(read, key=lambda item: item[0].name):
         parent = PurePosixPath(source.name).parent
-        key = (parent, photo.camera, photo.width, photo.height)
+        key = (parent, photo.camera, photo.width, photo.height, photo.orientation)
         groups.setdefault(key, []).append((source, photo))
     return list(groups.values())
 
@@ -194,22 +203,33 @@ def _named(
 ) -> dict[str, tuple[Source, Photo]]:
     """Return the images by the name that each gets.
 
-    Stems are unique within a folder and have no spaces, which COLMAP's lists of pairs do not bear.
+    Stems are unique within a folder, also where case does not count, and have none of the characters that
+    lists of pairs, archives or other systems do not bear.
     """
     named: dict[str, tuple[Source, Photo]] = {}
     for number, group in enumerate(groups):
         folder, stems = _folder(number, group), set[str]()
         for source, photo in group:
             path = PurePosixPath(source.name)
-            stem = "_".join(path.stem.split())
-            if stem in stems:
-                stem = "_".join(path.name.replace(".", "_").split())
-            while stem in stems:
+            stem = _plain(path.stem)
+            if stem.lower() in stems:
+                stem = _plain(path.name.replace(".", "_"))
+            while stem.lower() in stems:
                 stem += "_"
-            stems.add(stem)
-            suffix = path.suffix if path.suffix.lower() in _COPIED else ".png"
+            stems.add(stem.lower())
+            is_jpeg = path.suffix.lower() in (".jpg", ".jpeg")
+            suffix = path.suffix if photo.is_plain or is_jpeg else ".png"
             named[f"{folder}/{stem}{suffix}"] = (source, photo)
     return named
+
+
+def _shown(name: str) -> str:
+    """Return a name that can be printed and written to JSON, also of a file that is not UTF-8."""
+    return name.encode("utf-8", "replace").decode()
+
+
+def _plain(stem: str) -> str:
+    return re.sub(r"[^\w.+()-]+", "_", stem)
 
 
 def _folder(number: int, group: Sequence[tuple[Source, Photo]]) -> str:
@@ -223,12 +243,13 @@ def _write(source: Source, photo: Photo, target: Path) -> None:
     if target.exists():
         return
     with atomic_file(target) as temporary:
-        if not photo.is_turned and source.path.suffix.lower() in _COPIED:
+        if photo.is_plain:
             shutil.copyfile(source.path, temporary)
         elif target.suffix.lower() == ".png":
-            read_upright(source.path).save(temporary, format="PNG", compress_level=1)
+            image = read_upright(source.path, photo.orientation)
+            image.save(temporary, format="PNG", compress_level=1)
         else:
-            image = read_upright(source.path)
+            image = read_upright(source.path, photo.orientation)
             image.save(temporary, format="JPEG", quality=_QUALITY, subsampling=0)
 
 

@@ -14,9 +14,12 @@ from typing import Any, final
 import numpy as np
 import torch
 
+from cuesta.data.scenes.parsing import blaming, camera_of, model_of, number, read_text, whole
 from cuesta.data.scenes.read import read_views
 from cuesta.errors import UserError
-from cuesta.geometry import MODELS, Camera
+from cuesta.geometry import Camera
+
+_MOST_OFF, _MOST_OFF_K = 0.25, 0.1  # of a principal point; K.txt does not say for which size it is
 
 
 @final
@@ -38,6 +41,8 @@ def read_intrinsics(path: Path) -> Intrinsics:
         raise UserError(f"{path}: no such file of intrinsics; name K.txt, cameras.txt, …")
     if path.name == "cameras.txt":
         return Intrinsics(path=path, cameras=_cameras_txt(path))
+    if path.suffix == ".bin":
+        path = path.parent
     if path.suffix == ".txt":
         return Intrinsics(path=path, cameras={"*": _k_txt(path)}, has_size=False)
     if path.suffix == ".json" and path.name != "transforms.json":
@@ -74,16 +79,21 @@ def camera_for(intrinsics: Intrinsics, group: Mapping[str, Any], names: Sequence
                 f"{width} x {height}, cut differently; give the intrinsics of these images"
             )
         camera = camera.resized(width, height)
-    _check_plausible(camera, where)
+    _check_plausible(camera, where, most_off=_MOST_OFF if intrinsics.has_size else _MOST_OFF_K)
     return camera
 
 
 def _find(intrinsics: Intrinsics, group: Mapping[str, Any], names: Sequence[str]) -> Camera | None:
     cameras = intrinsics.cameras
     called = [*names, *(PurePosixPath(name).stem for name in names)]
-    known = [cameras[name] for name in called if name in cameras]
+    known = {camera_key(cameras[name]): cameras[name] for name in called if name in cameras}
+    if len(known) > 1:
+        raise UserError(
+            f"{intrinsics.path}: gives {len(known)} lenses for the photos in {group['from']!r}, which "
+            "are of one; put the photos of each lens into a folder of their own"
+        )
     if known:
-        return known[0]
+        return next(iter(known.values()))
     if group["from"] in cameras:
         return cameras[group["from"]]
     if len(cameras) == 1:
@@ -94,14 +104,22 @@ def _find(intrinsics: Intrinsics, group: Mapping[str, Any], names: Sequence[str]
     return fitting[0] if len(fitting) == 1 else None
 
 
-def _check_plausible(camera: Camera, where: str) -> None:
-    """Refuse a focal length or principal point that no lens with these images has."""
+def camera_key(camera: Camera) -> tuple[object, ...]:
+    """Return what two equal cameras have in common."""
+    return (camera.model, camera.width, camera.height, *camera.params.tolist())
+
+
+def _check_plausible(camera: Camera, where: str, *, most_off: float) -> None:
+    """Refuse a focal length or principal point that no lens with these images has.
+
+    A principal point may be off the middle by `most_off` of the image's width and height.
+    """
     (cx, cy), focal = camera.principal_point().tolist(), camera.focal().tolist()
     size = f"{camera.width} x {camera.height}"
-    if not (0.25 <= cx / camera.width <= 0.75 and 0.25 <= cy / camera.height <= 0.75):
+    if max(abs(cx / camera.width - 0.5), abs(cy / camera.height - 0.5)) > most_off:
         raise UserError(
-            f"{where}: its principal point ({cx:g}, {cy:g}) is not in the middle half of images of "
-            f"{size}; is it for another size?"
+            f"{where}: its principal point ({cx:g}, {cy:g}) is too far from the middle of images of "
+            f"{size}; is it for another size, or for photos held the other way?"
         )
     longer = max(camera.width, camera.height)
     if not all(0.1 * longer <= f <= 20 * longer for f in focal):
@@ -128,44 +146,30 @@ def _k_txt(path: Path) -> Camera:
 
 def _cameras_txt(path: Path) -> dict[str, Camera]:
     cameras = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        words = line.split("#")[0].split()
-        if words:
-            try:
-                size, params = [int(word) for word in words[2:4]], [float(w) for w in words[4:]]
-            except ValueError as error:
-                raise UserError(
-                    f"{path}, line {number}: {error}; write ID MODEL W H PARAMS"
-                ) from error
-            cameras[words[0]] = _camera(words[1], size, params, f"{path}, line {number}")
-    if not cameras:
-        raise UserError(f"{path}: no camera in it; write ID MODEL WIDTH HEIGHT PARAMS")
+    with blaming(path, "write lines of ID MODEL WIDTH HEIGHT PARAMS"):
+        for place, line in enumerate(read_text(path).splitlines(), 1):
+            words = line.split("#")[0].split()
+            if words:
+                if len(words) < 5:
+                    raise ValueError(f"line {place} has {len(words)} words")
+                size = (whole(words[2], "the width"), whole(words[3], "the height"))
+                params = [number(word, f"line {place}") for word in words[4:]]
+                cameras[f"camera {words[0]}"] = camera_of(model_of(words[1]), params, size)
+        if not cameras:
+            raise ValueError("no camera in it")
     return cameras
 
 
 def _calibration_json(path: Path) -> dict[str, Camera]:
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))["cameras"]
-        return {
-            str(entry["from"]): _camera(
-                entry["model"], [entry["width"], entry["height"]], entry["params"], str(path)
-            )
-            for entry in entries
-        }
-    except (ValueError, KeyError, TypeError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(
-            f"{path}: no calibration of ours ({error}); it holds cameras with from, model, width, "
-            "height and params"
-        ) from error
-
-
-def _camera(model: str, size: Sequence[int], params: Sequence[float], where: str) -> Camera:
-    if model not in MODELS:
-        raise UserError(f"{where}: camera model {model!r}; use one of {', '.join(MODELS)}")
-    try:
-        tensor = torch.tensor(list(params), dtype=torch.float64)
-        return Camera(model, tensor, *size)
-    except ValueError as error:
-        raise UserError(f"{where}: {error}") from error
+    """Return the cameras of what `calibrate` writes from a target."""
+    with blaming(path, "it should hold cameras with from, model, width, height and params"):
+        found = json.loads(read_text(path))
+        entries = found.get("cameras") if isinstance(found, dict) else None
+        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+            raise ValueError("no calibration of ours")
+        cameras = {}
+        for entry in entries:
+            size = (whole(entry.get("width"), "width"), whole(entry.get("height"), "height"))
+            params = [number(value, "params") for value in entry.get("params") or ()]
+            cameras[str(entry.get("from"))] = camera_of(model_of(entry.get("model")), params, size)
+    return cameras

@@ -70,7 +70,7 @@ def spatial_pairs(
 ) -> Pairs:
     """Return each image with its nearest by GPS, along the ground; altitudes are too poor to count."""
     names = [photo["name"] for photo in located]
-    positions = enu_of([photo["gps"] for photo in located])[:, :2]
+    positions = enu_of([photo["gps"] for photo in located])[0][:, :2]
     pairs: Pairs = set()
     for number, position in enumerate(positions):
         distance = np.linalg.norm(positions - position, axis=1)
@@ -109,14 +109,25 @@ def looks_of(database: Path, seed: int) -> dict[str, NDArray[np.float32]]:
             rows = np.asarray(opened.read_descriptors(image.image_id).data)
             chosen = generator.permutation(len(rows))[:_SAMPLED]
             sampled[image.name] = rows[np.sort(chosen)].astype(np.float32)
+    if not any(len(rows) for rows in sampled.values()):
+        return {name: np.zeros(1, np.float32) for name in sampled}
     words = _k_means(np.concatenate(list(sampled.values())), generator)
     return {name: _vlad(rows, words) for name, rows in sampled.items()}
 
 
-def enu_of(positions: Sequence[Sequence[float]]) -> NDArray[np.float64]:
-    """Return metres east, north and up of the first position, of (latitude, longitude, altitude)."""
-    table = np.array(positions, np.float64)
-    return pycolmap.GPSTransform().ellipsoid_to_enu(table, *table[0])
+def enu_of(
+    positions: Sequence[Sequence[float | None]],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return metres east, north and up [P, 3] of the median place, and that place (degrees, metres).
+
+    Positions are (latitude, longitude, altitude); where altitudes are missing, they are the median's.
+    """
+    table = np.array([[np.nan if x is None else x for x in row] for row in positions], np.float64)
+    altitudes = table[:, 2]
+    known = altitudes[~np.isnan(altitudes)]
+    table[:, 2] = np.where(np.isnan(altitudes), np.median(known) if len(known) else 0.0, altitudes)
+    middle = np.median(table, axis=0)
+    return pycolmap.GPSTransform().ellipsoid_to_enu(table, *middle), middle
 
 
 def _k_means(rows: NDArray[np.float32], generator: np.random.Generator) -> NDArray[np.float32]:

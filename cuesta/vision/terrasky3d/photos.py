@@ -17,10 +17,20 @@ from typing import NamedTuple, final
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".bmp", ".heic", ".heif", ".avif"}
+_FORMATS = {".jpg": ("JPEG", "MPO"), ".jpeg": ("JPEG", "MPO"), ".png": ("PNG",)}
 SEEN_AT = 1024  # px, longer side, at which sharpness and exposure are judged
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # what makes an image of each EXIF orientation upright
 _FLOW_AT = 320
 _LEAST_SIDE = 64
 _DIAGONAL_35MM = math.hypot(36, 24)
@@ -29,11 +39,11 @@ Gray = NDArray[np.uint8]
 
 
 class Gps(NamedTuple):
-    """Hold a place: degrees north and east, metres above sea (0 where the photo does not say)."""
+    """Hold a place: degrees north and east, metres above sea (None where the photo does not say)."""
 
     latitude: float
     longitude: float
-    altitude: float
+    altitude: float | None
 
 
 @final
@@ -41,13 +51,15 @@ class Gps(NamedTuple):
 class Photo:
     """Hold what one photo says and how it looks; width and height are those after turning it upright.
 
+    `is_plain` tells that it is an upright grey or RGB JPEG or PNG of 8 bits, which every tool reads.
     `focal_px` is the focal length in pixels from the 35 mm equivalent, None where EXIF does not say
     or says what cannot be; `notes` tells of the latter.
     """
 
     width: int
     height: int
-    is_turned: bool
+    orientation: int
+    is_plain: bool
     camera: str
     focal_px: float | None
     gps: Gps | None
@@ -69,19 +81,22 @@ def read_photo(path: Path) -> Photo:
             notes: list[str] = []
             exif = _exif(image, notes)
             turn = exif.get(ExifTags.Base.Orientation, 1)
+            formats = _FORMATS.get(path.suffix.lower(), ())
+            is_plain = image.format in formats and image.mode in ("L", "RGB")
             gray = _gray(image, SEEN_AT)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Exception as error:  # decoders raise what they like on broken files
         raise UnreadableError(_reason(error)) from error
     if min(stored) < _LEAST_SIDE:
         raise UnreadableError(f"it is only {stored[0]} x {stored[1]} pixels")
-    turns = turn in range(2, 9)
-    if not turns and turn != 1:
+    if turn not in range(1, 9):
         notes.append(f"EXIF orientation {turn!r} is none; taken as upright")
-    width, height = stored[::-1] if turn in range(5, 9) else stored
+    orientation = turn if isinstance(turn, int) and 1 <= turn <= 8 else 1
+    width, height = stored[::-1] if orientation >= 5 else stored
     return Photo(
         width=width,
         height=height,
-        is_turned=turns,
+        orientation=orientation,
+        is_plain=is_plain and orientation == 1,
         camera=_camera_name(exif),
         focal_px=_focal_px(exif, stored, notes),
         gps=_gps(exif, notes),
@@ -92,15 +107,12 @@ def read_photo(path: Path) -> Photo:
     )
 
 
-def upright(path: Path) -> Image.Image:
-    """Return the photo as 8-bit RGB or grey, turned as its EXIF says, without metadata."""
+def upright(path: Path, orientation: int) -> Image.Image:
+    """Return the photo as 8-bit RGB or grey, turned from an EXIF orientation, without metadata."""
     with Image.open(path) as image:
-        turned = ImageOps.exif_transpose(image)
-        if turned.mode.startswith(("I;16", "I", "F")):
-            values = np.asarray(turned, np.float64)
-            scale = 255 / max(values.max(), 1)
-            return Image.fromarray((values * scale).astype(np.uint8))
-        return turned.convert("L" if turned.mode in ("L", "1") else "RGB")
+        plain = _eight_bits(image)
+        plain = plain.convert("L" if plain.mode in ("L", "1") else "RGB")
+    return plain.transpose(_TURNS[orientation]) if orientation != 1 else plain
 
 
 def sharpness_of(gray: Gray) -> float:
@@ -133,12 +145,24 @@ def _gray(image: Image.Image, longer_side: int) -> Gray:
     share = longer_side / max(image.size)
     if share < 1:
         image.draft("L", (max(1, int(image.width * share)), max(1, int(image.height * share))))
-    gray = np.asarray(image.convert("L"))
+    gray = np.asarray(_eight_bits(image).convert("L"))
     factor = longer_side / max(gray.shape)
     if factor >= 1:
         return gray
     size = (max(1, round(gray.shape[1] * factor)), max(1, round(gray.shape[0] * factor)))
     return np.asarray(cv2.resize(gray, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Return an image whose values are 8 bits: of 16 bits the upper ones, of floats 0 to 1 or 255."""
+    if not image.mode.startswith(("I", "F")):
+        return image
+    values = np.asarray(image, np.float64)
+    if image.mode.startswith("I"):
+        values = values / 257
+    elif values.max() <= 1:
+        values = values * 255
+    return Image.fromarray(values.clip(0, 255).astype(np.uint8))
 
 
 def _difference_hash(gray: Gray) -> int:
@@ -191,7 +215,9 @@ def _gps(exif: Mapping[int, object], notes: list[str]) -> Gps | None:
         notes.append(f"EXIF says latitude {latitude:g}, longitude {longitude:g}; ignored")
         return None
     below = tags.get(gps.GPSAltitudeRef) in (1, b"\x01")
-    altitude = _number(tags.get(gps.GPSAltitude))
+    if gps.GPSAltitude not in tags:
+        return Gps(latitude, longitude, None)
+    altitude = _number(tags[gps.GPSAltitude])
     return Gps(latitude, longitude, -altitude if below else altitude)
 
 

@@ -1,7 +1,7 @@
 """`reconstruct`: a folder of photos or a video to a posed, checked scene, stage by stage.
 
 ```
-photos ─ ingest ─ calibrate ─ features ─ matches ─ sparse ─ metric ─ undistort ─ report, manifest
+photos ─ ingest ─ calibrate ─ features ─ matches ─ sparse ─ undistort ─ metric ─ report, manifest
 ```
 
 Each stage reads paths and writes one folder under `work/`; see `stages`. What a scene is for is then
@@ -11,10 +11,13 @@ that its data set was made with), on pycolmap.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -104,16 +107,21 @@ def reconstruct(
 
     What a run with the same settings has finished is not done again; with other settings, the stages
     that they touch are. Raises `UserError` in one line where the photos, the settings or the disk do
-    not allow it; `out` is then no scene yet (it has no manifest), and goes on where it was.
+    not allow it; what was begun is then no scene (it has no manifest), and goes on where it was.
     """
     photos, scene = Path(photos), Scene(Path(out))
-    _check_ours(scene, photos)
-    stages = _run_stages(photos, scene, settings, on_progress)
-    result = _judged(scene, stages)
-    mark = fingerprint([__version__, _CODE, *(stage.fingerprint for stage in stages)])
-    if not _is_published(scene, mark):
-        on_progress("publish", 0, 1)
-        _publish(scene, result, settings, mark)
+    try:
+        _check_ours(scene, photos)
+        with _alone(scene):
+            stages = _run_stages(photos, scene, settings, on_progress)
+            result = _judged(scene, stages)
+            mark = fingerprint([__version__, _CODE, *(stage.fingerprint for stage in stages)])
+            if not _is_published(scene, mark):
+                on_progress("publish", 0, 1)
+                _publish(scene, result, settings, mark)
+    except OSError as error:
+        where = error.filename or scene.root
+        raise UserError(f"{where}: {error.strerror or error}; choose another --out") from error
     on_progress("publish", 1, 1)
     return result
 
@@ -128,13 +136,20 @@ def _run_stages(
         return lambda done, total: on_progress(name, done, total)
 
     def run(name: str, make: Callable[[Path], dict[str, Any]], inputs: Any, *after: Stage) -> Stage:
+        def make_anew(folder: Path) -> dict[str, Any]:
+            scene.manifest.unlink(missing_ok=True)
+            return make(folder)
+
         on_progress(name, 0, 0)
-        return run_stage(name, work, make, inputs=[_CODE, to_json(inputs)], after=after)
+        return run_stage(name, work, make_anew, inputs=[_CODE, to_json(inputs)], after=after)
+
+    inputs = list_inputs(photos)
 
     def ingest_photos(folder: Path) -> dict[str, Any]:
+        write_text(folder / "inputs.json", json.dumps(inputs))
         return ingest(photos, folder, settings.ingest, show("ingest"))
 
-    taken = run("ingest", ingest_photos, [list_inputs(photos), settings.ingest])
+    taken = run("ingest", ingest_photos, [inputs, settings.ingest])
     images, names = taken.folder / "images", taken.result["images"]
 
     def calibrate_cameras(folder: Path) -> dict[str, Any]:
@@ -142,7 +157,8 @@ def _run_stages(
         return calibrate(groups, names, folder, settings.calibrate, show("calibrate"))
 
     files = _facts_of(settings.calibrate.intrinsics, settings.calibrate.board)
-    lenses = run("calibrate", calibrate_cameras, [settings.calibrate, files], taken)
+    known = replace(settings.calibrate, intrinsics=None, board=None)
+    lenses = run("calibrate", calibrate_cameras, [known, files], taken)
     cameras = lenses.result["cameras"]
 
     def find_features(folder: Path) -> dict[str, Any]:
@@ -163,16 +179,17 @@ def _run_stages(
     sparse = run("sparse", map_images, [settings.mapping, seed], matches)
     model = sparse.folder / "models" / "0"
 
-    def find_metres(folder: Path) -> dict[str, Any]:
-        return georegister(model, folder, names, settings.scale, seed, show("metric"))
-
-    metric = run("metric", find_metres, [settings.scale, seed], sparse)
-
     def undistort_images(folder: Path) -> dict[str, Any]:
         return undistort(model, images, folder, settings.undistort, show("undistort"))
 
     flat = run("undistort", undistort_images, settings.undistort, sparse)
-    return [taken, lenses, features, matches, sparse, metric, flat]
+
+    def find_metres(folder: Path) -> dict[str, Any]:
+        flat_model = flat.folder / "model"
+        return georegister(flat_model, folder, names, settings.scale, seed, show("metric"))
+
+    metric = run("metric", find_metres, [settings.scale, seed], flat)
+    return [taken, lenses, features, matches, sparse, flat, metric]
 
 
 def _judged(scene: Scene, stages: list[Stage]) -> Reconstruction:
@@ -222,9 +239,9 @@ def _publish(scene: Scene, result: Reconstruction, settings: Settings, mark: str
     _link_tree(flat / "frames", scene.frames)
     _link_tree(flat / "model", scene.model)
     if metric.exists():
-        _link_tree(metric, scene.root / "colmap" / "metric" / "0")
+        _link_tree(metric, scene.metric_model)
     else:
-        shutil.rmtree(scene.root / "colmap" / "metric", ignore_errors=True)
+        shutil.rmtree(scene.metric_model.parent, ignore_errors=True)
     write_text(scene.root / "verdict.json", json.dumps(result.to_json(), indent=1) + "\n")
     write_report(scene, result, settings)
     about = {
@@ -245,9 +262,10 @@ def _publish(scene: Scene, result: Reconstruction, settings: Settings, mark: str
 def _is_published(scene: Scene, mark: str) -> bool:
     """Return whether the scene is that of these stages, and all its files are there."""
     try:
-        return read_about(open_scene(scene.root)).get("made_from") == mark
+        is_same = read_about(open_scene(scene.root)).get("made_from") == mark
     except UserError:
         return False
+    return is_same and scene.report.is_file()
 
 
 def _link_tree(source: Path, target: Path) -> None:
@@ -263,15 +281,36 @@ def _link(source: str, target: str) -> None:
         shutil.copyfile(source, target)
 
 
+@contextmanager
+def _alone(scene: Scene) -> Iterator[None]:
+    """Keep a second run out of the folder; the lock ends with the process."""
+    scene.work.mkdir(parents=True, exist_ok=True)
+    with open(scene.work / ".lock", "a", encoding="ascii") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{scene.root}: another run is writing into it; wait for it") from None
+        yield
+
+
 def _check_ours(scene: Scene, photos: Path) -> None:
+    """Refuse a folder of something else, of other photos, or that has to do with the photos themselves."""
     root = scene.root
     if root.exists() and not root.is_dir():
         raise UserError(f"{root}: a file, not a folder; choose another --out")
-    is_ours = scene.work.is_dir() or scene.manifest.is_file()
-    if root.is_dir() and any(root.iterdir()) and not is_ours:
-        raise UserError(f"{root}: holds something else; choose an empty folder for --out")
     if photos.is_dir() and root.resolve().is_relative_to(photos.resolve()):
         raise UserError(f"{root}: lies inside the photos; choose an --out elsewhere")
+    if photos.exists() and photos.resolve().is_relative_to(root.resolve()):
+        raise UserError(f"{root}: the photos lie inside it; choose an --out elsewhere")
+    before = scene.work / "ingest" / "inputs.json"
+    if before.is_file():
+        known = {(name, size) for name, size, _ in json.loads(before.read_text(encoding="utf-8"))}
+        if known.isdisjoint((name, size) for name, size, _ in list_inputs(photos)):
+            raise UserError(f"{root}: is made of other photos; choose another --out or delete it")
+    elif root.is_dir() and any(path != scene.work for path in root.iterdir()):
+        raise UserError(f"{root}: holds something else; choose an empty folder for --out")
+    elif scene.work.is_dir() and any(path.name != ".lock" for path in scene.work.iterdir()):
+        raise UserError(f"{scene.work}: holds something else; choose an empty folder for --out")
 
 
 def _facts_of(*paths: Path | None) -> list[list[Any]]:
@@ -280,5 +319,5 @@ def _facts_of(*paths: Path | None) -> list[list[Any]]:
     for path in paths:
         if path is not None and path.exists():
             files = sorted(path.rglob("*")) if path.is_dir() else [path]
-            facts += [[str(f), f.stat().st_size, f.stat().st_mtime_ns] for f in files]
+            facts += [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files]
     return facts

@@ -83,10 +83,11 @@ def _verdict_section(result: Reconstruction) -> Section:
 
 def _place_section(scene: Scene, result: Reconstruction, model: pycolmap.Reconstruction) -> Section:
     names = [image.name for image in result.images]
-    metric = result.result("metric")
-    unit = {"gps": "metres, east-north-up by GPS", "known distance": "metres by a known distance"}
-    words = unit.get(metric["source"], "no unit: photos alone do not tell size")
-    above, side = draw_scene(model)
+    source = result.result("metric")["source"]
+    unit = {"gps": "metres, east to the right", "known distance": "metres by a known distance"}
+    words = unit.get(source, "no unit: photos alone do not tell size")
+    drawn = model if source is None else read_reconstruction(scene.metric_model)
+    above, side = draw_scene(drawn, is_enu=source == "gps")
     parts = (
         Image(
             caption=f"From above: cameras in orange, points in colour. Lengths: {words}.",

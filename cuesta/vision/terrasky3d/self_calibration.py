@@ -20,6 +20,7 @@ from cuesta.vision.terrasky3d.native import call
 
 LEAST_IMAGES = 5  # of a camera, for its principal point to be fitted
 MOST_SIGMA = 0.002  # standard deviation of a principal point, over the image's longer side
+LEAST_SIGNIFICANCE = 5.0  # shift over standard deviation; six small photos were wrong by three
 MOST_SHIFT = 0.05  # of a principal point from the middle, over the same
 _MOST_FOR_COVARIANCE = 300  # images; it grows with their square
 
@@ -30,8 +31,8 @@ def self_calibrate(
     """Return the model with principal points fitted, and standard deviations of parameters by camera.
 
     `cameras` are those of the calibration; camera n + 1 of the model is cameras[n], and those that are
-    fixed stay. Where a principal point comes out uncertain or far off, the model is returned as it
-    was, without deviations.
+    fixed stay. Where a principal point comes out uncertain, far off, or so near the middle that it may as
+    well be there, the model is returned as it was, without deviations.
     """
     counts = np.zeros(len(cameras) + 1, int)
     for image_id in model.reg_image_ids():
@@ -47,7 +48,7 @@ def self_calibrate(
     deviations = _adjust(fitted, free)
     folders = {number + 1: camera["folder"] for number, camera in enumerate(cameras)}
     for camera_id in free:
-        if not _is_known(fitted.cameras[camera_id], deviations.get(camera_id)):
+        if not _is_worth_it(fitted.cameras[camera_id], deviations.get(camera_id)):
             return model, {}
     return fitted, {folders[camera_id]: sigma for camera_id, sigma in deviations.items()}
 
@@ -82,11 +83,19 @@ def _adjust(model: pycolmap.Reconstruction, free: Sequence[int]) -> dict[int, li
     return found
 
 
-def _is_known(camera: pycolmap.Camera, sigma: list[float] | None) -> bool:
-    """Return whether the principal point is near the middle, and certain where that was computed."""
+def _is_worth_it(camera: pycolmap.Camera, sigma: list[float] | None) -> bool:
+    """Return whether the photos know the principal point better than the guess that it is in the middle.
+
+    It must be near the middle, certain, and so far off the middle that chance does not explain it.
+    """
     longer = max(camera.width, camera.height)
-    shift = math.hypot(
-        camera.principal_point_x - camera.width / 2, camera.principal_point_y - camera.height / 2
+    shift = np.array(
+        [camera.principal_point_x - camera.width / 2, camera.principal_point_y - camera.height / 2]
     )
-    deviation = 0.0 if sigma is None else max(sigma[i] for i in camera.principal_point_idxs())
-    return deviation <= MOST_SIGMA * longer and shift <= MOST_SHIFT * longer
+    if math.hypot(*shift) > MOST_SHIFT * longer:
+        return False
+    if sigma is None:  # too many images to compute it, which know enough
+        return True
+    deviation = np.array([sigma[i] for i in camera.principal_point_idxs()])
+    is_certain = deviation.max() <= MOST_SIGMA * longer
+    return bool(is_certain and (np.abs(shift) / deviation).max() >= LEAST_SIGNIFICANCE)

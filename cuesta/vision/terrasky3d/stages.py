@@ -3,8 +3,8 @@ done again when what it depends on changes.
 
 A stage owns one folder. Its `stage.json` holds a fingerprint of everything that decides the result
 (settings, inputs, the fingerprints of the stages before it), whether it is done, and its result as
-JSON. A stage that lost a file is done again; one that was begun with the same fingerprint finds its
-folder as it left it; one with another fingerprint finds it empty.
+JSON. A stage that lost a file, or whose files were changed, is done again; one that was begun with
+the same fingerprint finds its folder as it left it; one with another fingerprint finds it empty.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def run_stage(
     folder = work / name
     print_of = fingerprint([name, inputs, [stage.fingerprint for stage in after]])
     record = _read_record(folder / "stage.json")
-    is_whole = all((folder / name).exists() for name in record.get("holds", ()))
+    is_whole = not record.get("is_done") or record.get("holds") == _files(folder)
     if record.get("fingerprint") != print_of or not is_whole:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -77,7 +77,7 @@ def run_stage(
             "is_done": True,
             "seconds": seconds,
             "result": json.loads(json.dumps(result)),
-            "holds": sorted(entry.name for entry in folder.iterdir()),
+            "holds": _files(folder),
         }
         write_text(folder / "stage.json", json.dumps(record, indent=1))
     return Stage(
@@ -98,6 +98,19 @@ def fingerprint(value: Json) -> str:
     """
     text = json.dumps(value, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _files(folder: Path) -> dict[str, list[int]]:
+    """Return size and time of change of each file of a stage; of databases, which readers touch, neither."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        is_counted = path.is_file() and path.name != "stage.json"
+        if is_counted and not path.name.endswith(("-wal", "-shm")):
+            about = path.stat()
+            is_database = path.suffix == ".db"
+            facts = [] if is_database else [about.st_size, about.st_mtime_ns]
+            found[path.relative_to(folder).as_posix()] = facts
+    return found
 
 
 def _read_record(path: Path) -> dict[str, Any]:

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pycolmap
+from PIL import Image
 
 from cuesta.data.files import atomic_folder
 from cuesta.data.scenes.colmap import read_reconstruction
+from cuesta.errors import UserError
 from cuesta.vision.terrasky3d.native import call
 from cuesta.vision.terrasky3d.settings import UndistortSettings
 
@@ -56,6 +58,7 @@ def undistort(
         ),
         lambda: on_progress(_count(scratch / "images"), len(names)),
     )
+    _check_written(scratch, names)
     for source, target in (("images", "frames"), ("sparse", "model")):
         shutil.rmtree(folder / target, ignore_errors=True)
         (scratch / source).rename(folder / target)
@@ -71,6 +74,22 @@ def _link(images: Path, frames: Path, names: list[str]) -> None:
                 os.link(images / name, temporary / name)
             except OSError:  # a file system without links
                 shutil.copyfile(images / name, temporary / name)
+
+
+def _check_written(folder: Path, names: list[str]) -> None:
+    """Read every undistorted image: pycolmap only logs what it could not read or write.
+
+    Raises `UserError` naming the first that is not whole.
+    """
+    for name in names:
+        try:
+            with Image.open(folder / "images" / name) as written:
+                written.draft("L", (64, 64))
+                written.load()
+        except OSError as error:
+            raise UserError(
+                f"undistort: {name} was not written whole ({error}); is the disk full? Run it again"
+            ) from error
 
 
 def _count(folder: Path) -> int:

@@ -32,12 +32,11 @@ def extract_frames(video: Path, folder: Path, frames_per_second: float) -> list[
 def _sharpest(video: Path, frames_per_second: float) -> Iterator[tuple[str, np.ndarray]]:
     """Yield for each interval the name and the pixels of its sharpest frame."""
     capture = cv2.VideoCapture(str(video))
-    rate = capture.get(cv2.CAP_PROP_FPS) or 30.0
     best: tuple[int, float, np.ndarray] | None = None
-    number = 0
     while True:
+        seconds = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000  # also where the rate varies
         is_read, frame = capture.read()
-        interval = int(number / rate * frames_per_second)
+        interval = int(seconds * frames_per_second + 1e-6)
         if best is not None and (not is_read or interval != best[0]):
             yield f"frame_{best[0]:06d}.jpg", best[2]
             best = None
@@ -46,7 +45,6 @@ def _sharpest(video: Path, frames_per_second: float) -> Iterator[tuple[str, np.n
         sharpness = sharpness_of(_small_gray(frame))
         if best is None or sharpness > best[1]:
             best = (interval, sharpness, frame)
-        number += 1
     capture.release()
 
 

@@ -52,8 +52,12 @@ def test_gps_gives_metres_and_the_model_is_kept(model: Any, tmp_path: Path) -> N
     scale = np.cbrt(np.linalg.det(np.array(result["metres_from_model"])[:3, :3]))
     assert abs(scale / METRES_A_UNIT - 1) < 1e-4  # the earth is curved
     moved = read_reconstruction(tmp_path / "out" / "model")
-    first = sorted(metres)[0]
-    assert np.linalg.norm(moved.find_image_with_name(first).projection_center()) < 0.01
+    latitude, longitude, _ = result["origin"]
+    assert abs(latitude - ORIGIN[0]) < 0.001
+    assert abs(longitude - ORIGIN[1]) < 0.001
+    enu = np.array([moved.find_image_with_name(name).projection_center() for name in metres])
+    true = np.array(list(metres.values()))
+    assert np.abs((enu - enu.mean(0)) - (true - true.mean(0))).max() < 0.01
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
 
 
@@ -65,6 +69,51 @@ def test_a_gps_that_lies_is_left_out_and_told(model: Any, tmp_path: Path) -> Non
     assert result["num_used"] == 9
     assert result["rmse_m"] < 1e-3
     assert [note for note in result["notes"] if note.startswith(f"GPS of {liar} is 300 m")]
+
+
+def test_the_first_photo_may_lie(model: Any, tmp_path: Path) -> None:
+    folder, metres = model
+    places = gps_of(metres)
+    places[sorted(metres)[0]] = [-33.9, 151.2, 20.0]
+    result = run(folder, tmp_path / "out", located(read_reconstruction(folder), places))
+    assert result["num_used"] == 9
+    assert abs(result["origin"][0] - ORIGIN[0]) < 0.001
+
+
+def test_a_missing_altitude_is_no_altitude_of_0(model: Any, tmp_path: Path) -> None:
+    folder, metres = model
+    flat = {name: place * np.array([1.0, 1.0, 0.0]) for name, place in metres.items()}
+    some: dict[str, list[Any]] = dict(gps_of(flat))
+    for name in sorted(some)[:4]:
+        some[name] = [*some[name][:2], None]
+    wide = read_reconstruction(folder)
+    result = run(folder, tmp_path / "out", located(wide, some))
+    assert not [note for note in result["notes"] if "353 m" in note]
+
+
+def test_places_along_a_line_take_up_from_the_cameras(tmp_path: Path) -> None:
+    truth = synthesize(num_images=4)
+    names = sorted(image.name for image in truth.images.values())
+    generator = np.random.default_rng(0)
+    for number, name in enumerate(names):  # level cameras, 2 units apart along x, looking along y
+        turn = np.array([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])
+        centre = np.array([2.0 * number, 0.0, 0.0])
+        pose = pycolmap.Rigid3d(pycolmap.Rotation3d(turn), -turn @ centre)
+        image = truth.find_image_with_name(name)
+        truth.frame(image.frame_id).set_cam_from_world(image.camera_id, pose)
+    (tmp_path / "model").mkdir()
+    truth.write(tmp_path / "model")
+    metres = {
+        name: np.array([0.0, 20.0 * number, 0.0]) + generator.normal(size=3)
+        for number, name in enumerate(names)
+    }
+    result = run(tmp_path / "model", tmp_path / "out", located(truth, gps_of(metres)))
+    assert "along a line" in " ".join(result["notes"])
+    matrix = np.array(result["metres_from_model"])
+    assert matrix[:3, :3] @ [0, 0, 1] == pytest.approx(
+        [0, 0, np.cbrt(np.linalg.det(matrix[:3, :3]))]
+    )
+    assert matrix[:3, :3] @ [2.0, 0, 0] == pytest.approx([0, 20, 0], abs=1.5)
 
 
 def test_coarse_gps_is_told(model: Any, tmp_path: Path) -> None:

@@ -44,6 +44,38 @@ def test_photos_share_a_camera_by_folder_lens_and_upright_size(tmp_path: Path) -
     assert result["cameras"][2]["focal_px"] == result["cameras"][0]["focal_px"] / 2
 
 
+def test_photos_upside_down_are_another_camera(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    for number, orientation in enumerate((1, 3, 6, 8)):
+        exif = exif_of(orientation=orientation, make="Phone")
+        write_photo(photos / f"{number}.jpg", textured(160, 120, number), exif)
+    assert len(run(photos, tmp_path / "out")["cameras"]) == 4  # turning moves the principal point
+
+
+def test_names_that_others_do_not_bear_are_made_plain(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    for number, name in enumerate(("a b.jpg", "a_b.jpg", "A_B.png", "ä\\ö (1).jpg")):
+        write_photo(photos / name, textured(160, 120, number))
+    (photos / b"\xff.jpg".decode("utf-8", "surrogateescape")).write_bytes(b"")
+    result = run(photos, tmp_path / "out")
+    stems = [Path(name).stem.lower() for name in names(result)]
+    assert len(set(stems)) == 4
+    assert not any(" " in stem or "\\" in stem for stem in stems)
+    assert list(reasons(result)) == ["?.jpg"]
+
+
+def test_two_clips_of_one_stem_keep_their_frames(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for number, name in enumerate(("a.mp4", "a.avi")):
+        code = cv2.VideoWriter.fourcc(*("mp4v" if name.endswith("mp4") else "MJPG"))
+        writer = cv2.VideoWriter(str(photos / name), code, 10, (320, 240))
+        for _ in range(5):
+            writer.write(cv2.cvtColor(textured(320, 240, number), cv2.COLOR_GRAY2BGR))
+        writer.release()
+    assert len(names(run(photos, tmp_path / "out"))) == 2
+
+
 def test_upright_photos_keep_their_bytes_and_turned_ones_are_turned(tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     kept = write_photo(photos / "a.jpg", textured(160, 120, 1))
@@ -83,6 +115,8 @@ def test_keep_all_keeps_what_can_be_read(tmp_path: Path) -> None:
         write_photo(photos / f"{number}.png", textured(400, 300, 7))
     (photos / "broken.jpg").write_bytes(b"")
     result = run(photos, tmp_path / "out", IngestSettings(keep_all=True))
+    assert len(result["notes"]) == 1
+    assert "1.png: shows what 0.png shows" in result["notes"][0]
     assert names(result) == ["cam_0/0.png", "cam_0/1.png"]
     assert list(reasons(result)) == ["broken.jpg"]
 
@@ -138,7 +172,7 @@ def test_a_video_gives_the_sharpest_frame_of_each_interval(tmp_path: Path) -> No
     writer.release()
     result = run(video, tmp_path / "out")
     assert names(result) == [f"cam_0/frame_{number:06d}.jpg" for number in range(3)]
-    assert {image["clip"] for image in result["images"]} == {"clip"}
+    assert {image["clip"] for image in result["images"]} == {"clip.mp4"}
     for number, name in enumerate(names(result)):
         frame = cv2.imread(str(tmp_path / "out" / "images" / name), cv2.IMREAD_GRAYSCALE)
         likeness = [
@@ -146,3 +180,31 @@ def test_a_video_gives_the_sharpest_frame_of_each_interval(tmp_path: Path) -> No
             for k in range(10)
         ]
         assert int(np.argmax(likeness)) == 4
+
+
+def test_a_video_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    for number in range(2):
+        write_photo(photos / f"{number}.png", textured(160, 120, number))
+    (photos / "broken.mp4").write_bytes(b"no video")
+    assert "no frame" in reasons(run(photos, tmp_path / "out"))["broken.mp4"]
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "RGBA", "I;16", "P", "1"])
+def test_pixels_that_not_every_tool_reads_become_plain(mode: str, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    write_photo(photos / "plain.png", textured(160, 120, 1))
+    gray = textured(160, 120, 2)
+    if mode == "I;16":
+        image = Image.fromarray(gray.astype(np.uint16) * 257)
+    else:
+        image = Image.fromarray(np.stack([gray] * 3, -1)).convert(mode)
+    image.save(photos / ("odd.jpg" if mode == "CMYK" else "odd.png"))
+    settings = IngestSettings(max_clipped=1.0, min_sharpness=0.0)
+    (odd,) = (name for name in names(run(photos, tmp_path / "out", settings)) if "odd" in name)
+    with Image.open(tmp_path / "out" / "images" / odd) as written:
+        assert written.mode in ("L", "RGB")
+        assert written.size == (160, 120)
+        if mode not in ("1", "P"):
+            seen = np.asarray(written.convert("L"), float)
+            assert np.corrcoef(seen.ravel(), gray.ravel())[0, 1] > 0.98

@@ -70,9 +70,10 @@ def test_images_of_one_stem_in_two_folders_are_told_apart(tmp_path: Path) -> Non
         ("K.txt", "500 0 320\n0 500 240\n", "3 rows of 3"),
         ("K.txt", "a b c\n", "not a table of numbers"),
         ("cameras.txt", "1 PINHOLE 640 360 500 500 320 180\n", "640 x 360, these are 640 x 480"),
-        ("cameras.txt", "1 FOV 640 480 500 500 320 240 1\n", "camera model 'FOV'"),
-        ("cameras.txt", "1 PINHOLE 640 480 500 500 320\n", "has 4 parameters"),
-        ("cameras.txt", "1 PINHOLE 640 tall 500\n", "line 1"),
+        ("cameras.txt", "1 FOV 640 480 500 500 320 240 1\n", "FOV"),
+        ("cameras.txt", "1 PINHOLE 640 480 500 500 320\n", "4 parameters"),
+        ("cameras.txt", "1 PINHOLE 640 tall 500\n", "the height should be a finite number"),
+        ("cameras.txt", "1 PINHOLE\n", "line 1 has 2 words"),
         ("cameras.txt", "# none\n", "no camera in it"),
         (
             "cameras.txt",
@@ -80,13 +81,30 @@ def test_images_of_one_stem_in_two_folders_are_told_apart(tmp_path: Path) -> Non
             "no camera in it fits",
         ),
         ("calibration.json", "{}", "no calibration of ours"),
-        ("calibration.json", "{", "no calibration of ours"),
+        ("calibration.json", "{", "it should hold cameras"),
     ],
 )
 def test_contradictions_are_refused(name: str, text: str, words: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=words) as caught:
         read(tmp_path / name, text)
     assert name in str(caught.value)
+
+
+def test_k_of_landscape_photos_is_refused_for_portrait_ones(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="held the other way"):
+        read(tmp_path / "K.txt", K, width=480, height=640)
+
+
+def test_two_lenses_for_one_folder_are_refused(tmp_path: Path) -> None:
+    size = {"w": 640, "h": 480, "cx": 320, "cy": 240, "transform_matrix": torch.eye(4).tolist()}
+    frames = [
+        {"file_path": f"front/{name}.jpg", "fl_x": focal, **size}
+        for name, focal in (("a", 600), ("b", 400))
+    ]
+    path = tmp_path / "transforms.json"
+    path.write_text(json.dumps({"frames": frames}))
+    with pytest.raises(UserError, match="gives 2 lenses for the photos in 'front'"):
+        camera_for(read_intrinsics(path), GROUP, ["front/a.jpg", "front/b.jpg"])
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

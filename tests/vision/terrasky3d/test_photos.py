@@ -18,10 +18,10 @@ def test_orientation_is_baked_in(orientation: int, tmp_path: Path) -> None:
     photo = read_photo(path)
     with Image.open(path) as image:
         expected = ImageOps.exif_transpose(image)
-    turned = upright(path)
+    turned = upright(path, photo.orientation)
     assert np.array_equal(np.asarray(turned), np.asarray(expected))
     assert (photo.width, photo.height) == turned.size
-    assert photo.is_turned == (orientation != 1)
+    assert (photo.orientation, photo.is_plain) == (orientation, orientation == 1)
 
 
 def test_focal_length_is_that_of_the_diagonal(tmp_path: Path) -> None:
@@ -56,7 +56,7 @@ def test_gps_comes_back(place: tuple[float, float, float], tmp_path: Path) -> No
 def test_what_cannot_be_is_noted_and_ignored(lie: Image.Exif, words: str, tmp_path: Path) -> None:
     photo = read_photo(write_photo(tmp_path / "a.jpg", textured(96, 64), lie))
     assert words in " ".join(photo.notes)
-    assert (photo.focal_px, photo.gps, photo.is_turned) == (None, None, False)
+    assert (photo.focal_px, photo.gps, photo.orientation) == (None, None, 1)
 
 
 def test_a_broken_exif_block_leaves_the_pixels(tmp_path: Path) -> None:
@@ -97,6 +97,15 @@ def test_blur_lowers_sharpness_and_contrast_does_not_matter(tmp_path: Path) -> N
     ]
     assert values[2] < 0.1 * values[0]
     assert 0.5 * values[0] < values[1] < 2 * values[0]
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_sixteen_bits_are_seen_as_eight(suffix: str, tmp_path: Path) -> None:
+    pixels = textured(160, 120)
+    path = write_photo(tmp_path / f"a{suffix}", pixels.astype(np.uint16) * 257)
+    photo = read_photo(path)
+    assert (photo.is_plain, photo.clipped) == (False, 0)
+    assert np.array_equal(np.asarray(upright(path, 1)), pixels)
 
 
 def test_motion_is_the_share_of_the_width(tmp_path: Path) -> None:

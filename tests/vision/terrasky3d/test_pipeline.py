@@ -1,6 +1,7 @@
 """Photos become a scene; what does not belong is named; a killed run goes on; mistakes are one line."""
 
 import dataclasses
+import fcntl
 import json
 import os
 import shutil
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from cuesta.data.scenes.colmap import read_colmap
 from cuesta.data.scenes.scene import open_scene, verify_scene
 from cuesta.data.scenes.views import Views
 from cuesta.errors import UserError
+from cuesta.vision.terrasky3d import undistort
 from cuesta.vision.terrasky3d.pipeline import Reconstruction, reconstruct
 from cuesta.vision.terrasky3d.pose_errors import auc, pair_errors
 from cuesta.vision.terrasky3d.recipes import debug
@@ -117,9 +120,12 @@ def test_other_settings_redo_what_they_touch(
     )
     result = reconstruct(photos[0], root, settings)
     fresh = [stage.name for stage in result.stages if stage.is_fresh]
-    assert fresh == ["metric", "undistort"]
+    assert fresh == ["undistort", "metric"]
     assert max(c.width for c in read_colmap(result.scene.model).cameras.values()) <= 240
-    metric = read_colmap(root / "colmap" / "metric" / "0")
+    metric = read_colmap(result.scene.metric_model)
+    assert dict(metric.cameras).keys() == dict(read_colmap(result.scene.model).cameras).keys()
+    assert {c.model for c in metric.cameras.values()} == {"PINHOLE"}
+    assert max(c.width for c in metric.cameras.values()) <= 240
     sources = {image["source"]: image["name"] for image in result.result("ingest")["images"]}
     ends = metric.select([sources[first], sources[second]]).centres()
     assert float(torch.linalg.vector_norm(ends[0] - ends[1])) == pytest.approx(7.0)
@@ -203,7 +209,60 @@ def test_a_folder_of_something_else_is_not_written_into(
         reconstruct(photos[0], tmp_path, debug())
     with pytest.raises(UserError, match="lies inside the photos"):
         reconstruct(photos[0], photos[0] / "scene", debug())
+    with pytest.raises(UserError, match="the photos lie inside it"):
+        reconstruct(photos[0], photos[0].parent, debug())
     assert os.listdir(tmp_path) == ["thesis.tex"]
+    (tmp_path / "thesis.tex").rename(tmp_path / "work")
+    with pytest.raises(UserError, match=r"holds something else|Not a directory|File exists"):
+        reconstruct(photos[0], tmp_path, debug())
+
+
+def test_a_scene_of_other_photos_is_not_replaced(made: Reconstruction, tmp_path: Path) -> None:
+    take_photos(tmp_path / "photos", [0.0, 5.0], seed=7)
+    with pytest.raises(UserError, match="is made of other photos"):
+        reconstruct(tmp_path / "photos", made.scene.root, debug())
+    verify_scene(made.scene.root)
+
+
+def test_a_second_run_at_the_same_time_is_refused(
+    photos: tuple[Path, Views], made: Reconstruction
+) -> None:
+    with open(made.scene.work / ".lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="another run is writing into it"):
+            reconstruct(photos[0], made.scene.root, debug())
+
+
+def test_an_edited_frame_is_not_blessed(
+    photos: tuple[Path, Views], made: Reconstruction, tmp_path: Path
+) -> None:
+    root = tmp_path / "scene"
+    reconstruct(photos[0], root, debug())
+    frame = root / "frames" / made.images[0].name
+    right = frame.read_bytes()
+    frame.write_bytes(b"not an image")
+    reconstruct(photos[0], root, debug())
+    assert frame.read_bytes() == right
+    verify_scene(root)
+
+
+def test_a_frame_that_was_not_written_whole_ends_the_run(
+    photos: tuple[Path, Views], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = undistort.call
+
+    def call_and_cut(*arguments: Any) -> None:
+        call(*arguments)
+        frame = next((tmp_path / "scene/work/undistort/scratch/images").rglob("*.jpg"))
+        frame.write_bytes(frame.read_bytes()[:1000])
+
+    monkeypatch.setattr(undistort, "call", call_and_cut)
+    with pytest.raises(UserError, match="was not written whole"):
+        reconstruct(photos[0], tmp_path / "scene", debug())
+    assert not (tmp_path / "scene" / "manifest.json").exists()
+    monkeypatch.undo()
+    reconstruct(photos[0], tmp_path / "scene", debug())
+    verify_scene(tmp_path / "scene")
 
 
 def test_a_photo_without_detail_is_named(photos: tuple[Path, Views], tmp_path: Path) -> None:

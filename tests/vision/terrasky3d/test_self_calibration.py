@@ -36,6 +36,13 @@ def test_fixed_cameras_stay() -> None:
     assert deviations == {}
 
 
+def test_a_principal_point_that_may_as_well_be_in_the_middle_stays_there() -> None:
+    model = with_middle(synthesize(num_images=8, params=tuple(MIDDLE), noise_px=0.5))
+    fitted, deviations = self_calibrate(model, cameras_of(model))
+    assert fitted.cameras[1].params.tolist()[1:3] == MIDDLE[1:3]
+    assert deviations == {}
+
+
 def test_few_images_or_poor_ones_leave_the_model_as_it_was() -> None:
     few = with_middle(synthesize(num_images=4, params=TRUE, noise_px=0.02))
     assert self_calibrate(few, cameras_of(few)) == (few, {})

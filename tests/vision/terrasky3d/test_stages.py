@@ -75,6 +75,17 @@ def test_a_stage_that_lost_a_file_is_done_again(tmp_path: Path) -> None:
     assert make.steps == 6
 
 
+def test_a_stage_whose_file_was_changed_is_done_again(tmp_path: Path) -> None:
+    make = Counted()
+    run(tmp_path, make)
+    (tmp_path / "count" / "deep").mkdir()
+    run(tmp_path, make)
+    assert make.steps == 3  # an empty folder changes nothing
+    (tmp_path / "count" / "1").write_text("edited by hand")
+    run(tmp_path, make)
+    assert make.steps == 6
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", json.dumps({"fingerprint": "x"})])
 def test_a_broken_record_is_no_record(tmp_path: Path, text: str) -> None:
     make = Counted()
