@@ -120,10 +120,13 @@ def test_commands_recipes_and_benches_exist(page: Path) -> None:
 def test_flags_exist(page: Path) -> None:
     from cuesta.cli.recipes import recipe_named
     from cuesta.engine.override import settings
+    from cuesta.vision.terrasky3d.recipes import laptop
 
     known = {flag for name in RECIPES for flag in settings(recipe_named(name))}
+    known |= set(settings(laptop()))
     text = page.read_text(encoding="utf-8")
-    for flag in re.findall(r"(--(?:task|optim|loop)\.[\w.-]+)", text):
+    groups = "|".join(sorted({flag[2:].split(".")[0] for flag in known}))
+    for flag in re.findall(rf"(--(?:{groups})\.[\w.-]+)", text):
         assert flag.rstrip(".") in known, f"{page.name} names {flag}"
 
 
