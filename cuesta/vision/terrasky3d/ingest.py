@@ -32,6 +32,7 @@ from cuesta.vision.terrasky3d.settings import IngestSettings
 from cuesta.vision.terrasky3d.video import VIDEO_SUFFIXES, extract_frames
 
 _QUALITY = 97  # of JPEGs that had to be turned
+_MOST_NAMED = 20
 _NEAR_BITS = 4
 
 
@@ -104,9 +105,10 @@ def ingest(
     return {
         "images": [_about(name, source, photo) for name, (source, photo) in images.items()],
         "excluded": sorted(excluded, key=lambda item: item["source"]),
-        "notes": [f"{item['source']}: {item['reason']}; kept" for item in poor]
-        if settings.keep_all
-        else [],
+        "notes": [
+            *(f"{name}: no photo or video; ignored" for name in _others(photos)),
+            *(f"{item['source']}: {item['reason']}; kept" for item in poor if settings.keep_all),
+        ],
         "cameras": [
             {
                 "folder": _folder(number, group),
@@ -140,6 +142,20 @@ def _sources(
         for frame in frames:
             sources.append(Source(path=frame, name=f"{shown}/{frame.name}", clip=shown))
     return sources
+
+
+def _others(photos: Path) -> list[str]:
+    """Return the names of the files that are neither photos nor videos, at most `_MOST_NAMED`."""
+    known = SUFFIXES | VIDEO_SUFFIXES
+    paths = [] if photos.is_file() else sorted(photos.rglob("*"))
+    names = [
+        _shown(_relative(path, photos))
+        for path in paths
+        if path.suffix.lower() not in known and not path.is_dir()
+    ]
+    seen = [name for name in names if not any(p.startswith(".") for p in name.split("/"))]
+    more = [f"{len(seen) - _MOST_NAMED} more files"] if len(seen) > _MOST_NAMED else []
+    return seen[:_MOST_NAMED] + more
 
 
 def _try(source: Source) -> Photo | str:

@@ -85,7 +85,9 @@ def read_photo(path: Path) -> Photo:
             is_plain = image.format in formats and image.mode in ("L", "RGB")
             gray = _gray(image, SEEN_AT)
     except Exception as error:  # decoders raise what they like on broken files
-        raise UnreadableError(_reason(error)) from error
+        is_heic = path.suffix.lower() in (".heic", ".heif")
+        reason = "HEIC is not read here, convert it to JPEG" if is_heic else _reason(error)
+        raise UnreadableError(reason) from error
     if min(stored) < _LEAST_SIDE:
         raise UnreadableError(f"it is only {stored[0]} x {stored[1]} pixels")
     if turn not in range(1, 9):

@@ -99,8 +99,13 @@ def test_what_is_not_good_is_named(tmp_path: Path) -> None:
     write_photo(photos / "twin.png", textured(400, 300, 2))
     (photos / "broken.jpg").write_bytes(b"\xff\xd8 no more")
     (photos / "notes.txt").write_text("not a photo, and not a fault")
+    (photos / ".thumbnails").mkdir()
+    write_photo(photos / ".thumbnails" / "small.png", textured(160, 120))
+    (photos / "phone.heic").write_bytes(b"x")
     result = run(photos, tmp_path / "out")
+    assert result["notes"] == ["notes.txt: no photo or video; ignored"]
     told = reasons(result)
+    assert "convert it to JPEG" in told.pop("phone.heic")
     assert sorted(told) == ["black.png", "blurred.png", "broken.jpg", "twin.png"]
     assert "blurred" in told["blurred.png"]
     assert "black or white" in told["black.png"]
