@@ -253,7 +253,8 @@ def test_a_frame_that_was_not_written_whole_ends_the_run(
 
     def call_and_cut(*arguments: Any) -> None:
         call(*arguments)
-        frame = next((tmp_path / "scene/work/undistort/scratch/images").rglob("*.jpg"))
+        scratch = tmp_path / "scene" / "work" / "undistort" / "scratch"
+        frame = next((scratch / "images").rglob("*.jpg"))
         frame.write_bytes(frame.read_bytes()[:1000])
 
     monkeypatch.setattr(undistort, "call", call_and_cut)
