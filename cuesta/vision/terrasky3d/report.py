@@ -100,7 +100,7 @@ def _place_section(scene: Scene, result: Reconstruction, model: pycolmap.Reconst
         ),
     )
     return Section(
-        title="The place", note="`cuesta view` shows it in three dimensions.", parts=parts
+        title="The place", note="The command cuesta view shows it in three dimensions.", parts=parts
     )
 
 
@@ -108,7 +108,7 @@ def _fit_section(result: Reconstruction, model: pycolmap.Reconstruction) -> Sect
     errors = np.array([point.error for point in model.points3D.values()])
     tracks = np.array([point.track.length() for point in model.points3D.values()])
     rows = tuple(
-        (image.name, image.num_points, round(image.mean_error_px, 2), round(image.angle_deg, 1))
+        (image.name, image.num_points, f"{image.mean_error_px:.2f}", f"{image.angle_deg:.1f}")
         for image in result.images
     )
     parts = (
@@ -151,7 +151,7 @@ def _focal(model: pycolmap.Reconstruction, names: Sequence[str]) -> str:
 def _work_section(result: Reconstruction) -> Section:
     matches = result.result("matches")
     rules = ", ".join(f"{count:,} {name}" for name, count in matches["rules"].items())
-    stages = tuple((stage.name, round(stage.seconds, 1)) for stage in result.stages)
+    stages = tuple((stage.name, f"{stage.seconds:.1f}") for stage in result.stages)
     counts = sorted(count for _, _, count in matches["inliers"])
     parts: list[Table | Chart] = [
         Table(title="Seconds", columns=("stage", "seconds"), rows=stages),
