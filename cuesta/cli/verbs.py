@@ -5,6 +5,7 @@ status.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import sys
 from collections.abc import Mapping
@@ -43,9 +44,8 @@ def list_everything(options: argparse.Namespace) -> int:
 def demo(options: argparse.Namespace) -> int:
     """Train the demo recipe and rebuild a generated landmark, into a folder that they may replace."""
     from cuesta.cli.vision import demo_scene, print_verdict
-    from cuesta.vision.terrasky3d import pipeline  # a missing extra is told before the training
 
-    del pipeline
+    importlib.import_module("cuesta.vision.terrasky3d.pipeline")  # a missing extra is told first
 
     out = Path(options.out)
     result = _train(recipe_named(DEMO), out / "ranker", overwrite=True)

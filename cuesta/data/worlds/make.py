@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from cuesta.data.clouds import write_cloud
 from cuesta.data.files import write_text
 from cuesta.data.scenes.colmap import write_colmap
-from cuesta.data.scenes.scene import Json, Scene, read_about, write_manifest
+from cuesta.data.scenes.scene import Json, Scene, open_scene, read_about, write_manifest
 from cuesta.data.scenes.views import Views
 from cuesta.data.worlds.landmarks import KINDS, build_landmark, movers
 from cuesta.data.worlds.layout import files_of, write_frame, write_preview
@@ -208,12 +208,13 @@ def _shifted(on_progress: Progress | None, first: int, total: int) -> Callable[[
 def _claim(scene: Scene, about: dict[str, Json]) -> bool:
     """Return whether a scene is finished; write what it is going to be where its folder is new.
 
-    Raises `UserError` where the folder holds something else.
+    Raises `UserError` where the folder holds something else, or a finished scene lost a file.
     """
     begun = scene.work / "recipe.json"
     if scene.manifest.exists():
         found = read_about(scene)
         if {name: found.get(name) for name in about} == about:
+            open_scene(scene.root)
             return True
     elif begun.is_file() and json.loads(begun.read_text(encoding="utf-8")) == about:
         return False

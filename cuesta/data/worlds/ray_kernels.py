@@ -7,8 +7,6 @@ float64. A flat primitive is kept as three planes: its own, and two whose distan
 u and v (Baldwin and Weber, "Fast ray-triangle intersections by coordinate transformation", 2016); a
 hit is where the ray meets the plane itself, exact to rounding.
 """
-# ruff: noqa: PLR0913
-# A kernel's arguments are numbers: what would be one object elsewhere.
 
 from __future__ import annotations
 

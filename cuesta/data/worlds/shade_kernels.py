@@ -6,8 +6,6 @@ primitive's surroundings are close (`exposures`). Rays have length 1 along the c
 distances along them are depths. Numba keeps compiled kernels by the date of their own file: after a
 change to a module whose kernels are called here, remove __pycache__.
 """
-# ruff: noqa: PLR0913
-# A kernel's arguments are numbers and arrays: what would be one object elsewhere.
 
 from __future__ import annotations
 

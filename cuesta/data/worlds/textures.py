@@ -7,8 +7,6 @@ on a flat surface are u (level) and v (up the slope), in metres of the world; ro
 in space. Low-frequency dirt and stains differ from place to place on every material, so that
 repeated parts of a building do not look alike.
 """
-# ruff: noqa: PLR0913
-# A kernel's arguments are numbers: what would be one object elsewhere.
 
 import numpy as np
 

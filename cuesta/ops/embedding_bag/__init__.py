@@ -123,7 +123,14 @@ def _embedding_bag(
 
 
 @_embedding_bag.register_fake
-def _(weight, ids, offsets, sample_weights, grid, width):  # type: ignore[no-untyped-def]
+def _(
+    weight: Tensor,
+    ids: Tensor,
+    offsets: Tensor,
+    sample_weights: Tensor | None,
+    grid: Tensor,
+    width: int,
+) -> Tensor:
     return weight.new_empty((offsets.numel() - 1) // grid.shape[0], width, dtype=_out_dtype(weight))
 
 
@@ -133,7 +140,7 @@ def _embedding_rows(weight: Tensor, ids: Tensor, offsets: Tensor, grid: Tensor, 
 
 
 @_embedding_rows.register_fake
-def _(weight, ids, offsets, grid, dim):  # type: ignore[no-untyped-def]
+def _(weight: Tensor, ids: Tensor, offsets: Tensor, grid: Tensor, dim: int) -> Tensor:
     return weight.new_empty(ids.numel(), dim, dtype=_out_dtype(weight))
 
 
@@ -146,7 +153,7 @@ def _sample_weight_grad(
 
 
 @_sample_weight_grad.register_fake
-def _(grad, weight, ids, offsets, grid):  # type: ignore[no-untyped-def]
+def _(grad: Tensor, weight: Tensor, ids: Tensor, offsets: Tensor, grid: Tensor) -> Tensor:
     return grad.new_empty(ids.numel())
 
 
@@ -169,8 +176,14 @@ _embedding_bag.register_autograd(_backward, setup_context=_setup)
 
 
 @register_flop_formula(torch.ops.cuesta.embedding_bag)
-def _flops(  # type: ignore[no-untyped-def]
-    weight: Sequence[int], ids: Sequence[int], offsets, sample, grid: Sequence[int], width: int, **_
+def _flops(
+    weight: Sequence[int],
+    ids: Sequence[int],
+    offsets: Sequence[int],
+    sample: Sequence[int] | None,
+    grid: Sequence[int],
+    width: int,
+    **_: object,
 ) -> int:
     """Count a multiply and an add per element gathered, at the mean dim of the features."""
     return 2 * ids[0] * width // grid[0]

@@ -196,7 +196,9 @@ def _embedding_occurrences(
 
 
 @torch.library.register_fake("cuesta::embedding_occurrences")
-def _(ids, offsets, sample_weights, grid, pooled_width):  # type: ignore[no-untyped-def]
+def _(
+    ids: Tensor, offsets: Tensor, sample_weights: Tensor | None, grid: Tensor, pooled_width: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     num_ids = ids.numel()
     is_by_bag = pooled_width > 0 and sample_weights is None
     num_sources = offsets.numel() - 1 if is_by_bag else num_ids
@@ -221,7 +223,9 @@ def _embedding_update(
 
 
 @torch.library.register_fake("cuesta::embedding_update")
-def _(  # type: ignore[no-untyped-def]
-    weight, first, second, tables, rows, sources, slots, scales, grad, code, scalars, random_key
-):
+def _(
+    weight: Tensor, first: Tensor, second: Tensor, tables: Tensor,
+    rows: Tensor, sources: Tensor, slots: Tensor, scales: Tensor, grad: Tensor,
+    code: int, scalars: list[float], random_key: int | None,
+) -> None:  # fmt: skip
     return None

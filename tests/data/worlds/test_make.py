@@ -1,10 +1,10 @@
 """Sets of scenes are whole, the same for any number of workers, and go on after a kill."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -91,10 +91,18 @@ def test_a_killed_maker_goes_on_where_it_was(made: Path, tmp_path: Path) -> None
 
 
 def test_a_finished_set_is_not_made_again(made: Path) -> None:
-    started = time.perf_counter()
+    stamps = {file: file.stat().st_mtime_ns for file in made.rglob("*") if file.is_file()}
     (scene,) = make_landmarks(made, TINY, seed=5)
-    assert time.perf_counter() - started < 0.5
+    assert {file: file.stat().st_mtime_ns for file in made.rglob("*") if file.is_file()} == stamps
     verify_scene(scene.root)
+
+
+def test_a_finished_scene_that_lost_a_file_is_named(made: Path, tmp_path: Path) -> None:
+    shutil.copytree(made, tmp_path / "one")
+    lost = next((tmp_path / "one").rglob("frames/*/*.jpg"))
+    lost.unlink()
+    with pytest.raises(UserError, match=f"{lost.name} is in the manifest but not in the folder"):
+        make_landmarks(tmp_path / "one", TINY, seed=5)
 
 
 def test_a_scene_holds_what_its_layout_says(made: Path) -> None:
