@@ -80,17 +80,6 @@ def test_the_first_photo_may_lie(model: Any, tmp_path: Path) -> None:
     assert abs(result["origin"][0] - ORIGIN[0]) < 0.001
 
 
-def test_a_missing_altitude_is_no_altitude_of_0(model: Any, tmp_path: Path) -> None:
-    folder, metres = model
-    flat = {name: place * np.array([1.0, 1.0, 0.0]) for name, place in metres.items()}
-    some: dict[str, list[Any]] = dict(gps_of(flat))
-    for name in sorted(some)[:4]:
-        some[name] = [*some[name][:2], None]
-    wide = read_reconstruction(folder)
-    result = run(folder, tmp_path / "out", located(wide, some))
-    assert not [note for note in result["notes"] if "353 m" in note]
-
-
 def test_places_along_a_line_take_up_from_the_cameras(tmp_path: Path) -> None:
     truth = synthesize(num_images=4)
     names = sorted(image.name for image in truth.images.values())

@@ -11,6 +11,7 @@ from cuesta.errors import UserError
 from cuesta.vision.terrasky3d.matching import connected_parts
 from cuesta.vision.terrasky3d.pairs import (
     choose_pairs,
+    enu_of,
     looks_of,
     sequential_pairs,
     similar_pairs,
@@ -47,6 +48,16 @@ def test_neighbours_on_the_ground_are_paired_up_to_a_distance() -> None:
     assert spatial_pairs(line, 2, 40.0) == {
         (f"cam_0/{n}.jpg", f"cam_0/{n + 1}.jpg") for n in range(5)
     }
+
+
+def test_a_missing_altitude_is_the_median_and_not_0() -> None:
+    places = [[47.0, 15.0, 400.0], [47.0001, 15.0, None], [47.0002, 15.0, 410.0]]
+    enu, middle = enu_of(places)
+    assert middle.tolist() == [47.0001, 15.0, 405.0]
+    assert enu[1].tolist() == [0, 0, 0]
+    flat, sea = enu_of([[47.0, 15.0, None], [47.0001, 15.0, None]])
+    assert sea[2] == 0
+    assert abs(flat[1, 1] - flat[0, 1] - 11.1) < 0.1  # a ten-thousandth of a degree
 
 
 def test_spatial_pairs_need_gps(tmp_path: Path) -> None:
