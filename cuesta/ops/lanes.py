@@ -19,7 +19,12 @@ from cuesta.ops.numba_decorators import inlined
 
 WIDTH = 16
 _FLOATS = ir.VectorType(ir.FloatType(), WIDTH)
-_SUFFIXES = {types.float32: "v16f32", types.int16: "v16f16", types.uint16: "v16i16"}
+_SUFFIXES = {
+    types.float32: "v16f32",
+    types.int16: "v16f16",
+    types.uint16: "v16i16",
+    types.uint32: "v16i32",
+}
 _BYTE_POINTER = ir.IntType(8).as_pointer()
 
 
@@ -59,15 +64,17 @@ def at(typing_context, array, index):
 
 @intrinsic
 def load(typing_context, array, index):
-    """Return elements index .. index + 15 of a contiguous array, widened to float32."""
+    """Return elements index .. index + 15 of a contiguous array, widened to float32; uint32 as its
+    bits.
+    """
 
     def generate(context, builder, signature, arguments):
         stored = signature.args[0].dtype
-        vector = ir.VectorType(_element(stored), WIDTH)
+        vector = ir.VectorType(element_type(stored), WIDTH)
         pointer = builder.bitcast(
             _pointer(context, builder, signature, arguments), vector.as_pointer()
         )
-        return _widened(builder, builder.load(pointer, align=stored.bitwidth // 8), stored)
+        return widened(builder, builder.load(pointer, align=stored.bitwidth // 8), stored)
 
     return lanes(array, types.intp), generate
 
@@ -78,39 +85,47 @@ def load_part(typing_context, array, index, count):
 
     def generate(context, builder, signature, arguments):
         stored = signature.args[0].dtype
-        vector = ir.VectorType(_element(stored), WIDTH)
+        vector = ir.VectorType(element_type(stored), WIDTH)
         pointer = builder.bitcast(
             _pointer(context, builder, signature, arguments), vector.as_pointer()
         )
         align = ir.IntType(32)(stored.bitwidth // 8)
-        given = [pointer, align, _first(builder, arguments[2]), ir.Constant(vector, None)]
+        given = [pointer, align, first_lanes(builder, arguments[2]), ir.Constant(vector, None)]
         kind = ir.FunctionType(vector, [value.type for value in given])
-        function = _declared(builder, f"llvm.masked.load.{_SUFFIXES[stored]}.p0", kind)
-        return _widened(builder, builder.call(function, given), stored)
+        function = declared(builder, f"llvm.masked.load.{suffix(stored)}.p0", kind)
+        return widened(builder, builder.call(function, given), stored)
 
     return lanes(array, types.intp, types.intp), generate
 
 
-def _first(builder, count):
-    """Return the mask of the first `count` lanes."""
-    numbers = ir.Constant(ir.VectorType(count.type, WIDTH), list(range(WIDTH)))
-    one = builder.insert_element(ir.Constant(numbers.type, ir.Undefined), count, ir.IntType(32)(0))
-    everywhere = ir.Constant(ir.VectorType(ir.IntType(32), WIDTH), None)
-    counts = builder.shuffle_vector(one, ir.Constant(numbers.type, ir.Undefined), everywhere)
-    return builder.icmp_signed("<", numbers, counts)
+def first_lanes(builder, count):
+    """Return the mask of the first `count` lanes, 0 to 16."""
+    ones = builder.sub(builder.shl(count.type(1), count), count.type(1))
+    bits = builder.trunc(ones, ir.IntType(WIDTH))
+    return builder.bitcast(bits, ir.VectorType(ir.IntType(1), WIDTH))
 
 
-def _element(stored):
+def suffix(stored):
+    """Return how LLVM's masked loads and stores name lanes of a stored type."""
+    return _SUFFIXES[stored]
+
+
+def element_type(stored):
+    """Return the LLVM type of an element."""
     return {
         types.float32: ir.FloatType(),
         types.int16: ir.HalfType(),
         types.uint16: ir.IntType(16),
+        types.uint32: ir.IntType(32),
     }[stored]
 
 
-def _widened(builder, vector, stored):
+def widened(builder, vector, stored):
+    """Return stored elements as lanes."""
     if stored == types.float32:
         return vector
+    if stored == types.uint32:
+        return builder.bitcast(vector, _FLOATS)
     if stored == types.int16:
         return builder.fpext(vector, _FLOATS)
     wide = ir.VectorType(ir.IntType(32), WIDTH)
@@ -124,7 +139,7 @@ def store(typing_context, array, index, value):
 
     def generate(context, builder, signature, arguments):
         stored = signature.args[0].dtype
-        value = _narrowed(builder, arguments[2], stored)
+        value = narrowed(builder, arguments[2], stored)
         pointer = _pointer(context, builder, signature, arguments)
         pointer = builder.bitcast(pointer, value.type.as_pointer())
         builder.store(value, pointer, align=stored.bitwidth // 8)
@@ -139,13 +154,13 @@ def store_part(typing_context, array, index, value, count):
 
     def generate(context, builder, signature, arguments):
         stored = signature.args[0].dtype
-        value = _narrowed(builder, arguments[2], stored)
+        value = narrowed(builder, arguments[2], stored)
         pointer = _pointer(context, builder, signature, arguments)
         pointer = builder.bitcast(pointer, value.type.as_pointer())
         align = ir.IntType(32)(stored.bitwidth // 8)
-        given = [value, pointer, align, _first(builder, arguments[3])]
+        given = [value, pointer, align, first_lanes(builder, arguments[3])]
         kind = ir.FunctionType(ir.VoidType(), [value.type for value in given])
-        function = _declared(builder, f"llvm.masked.store.{_SUFFIXES[stored]}.p0", kind)
+        function = declared(builder, f"llvm.masked.store.{suffix(stored)}.p0", kind)
         builder.call(function, given)
         return context.get_dummy_value()
 
@@ -169,9 +184,12 @@ def store_upto(array, index, value, count):
         store_part(array, index, value, count)
 
 
-def _narrowed(builder, value, stored):
+def narrowed(builder, value, stored):
+    """Return lanes as elements to store, rounded to nearest."""
     if stored == types.float32:
         return value
+    if stored == types.uint32:
+        return builder.bitcast(value, ir.VectorType(ir.IntType(32), WIDTH))
     if stored == types.int16:
         return builder.fptrunc(value, ir.VectorType(ir.HalfType(), WIDTH))
     wide, short = ir.VectorType(ir.IntType(32), WIDTH), ir.VectorType(ir.IntType(16), WIDTH)
@@ -191,11 +209,7 @@ def spread(typing_context, number):
     """Return sixteen copies of a float32."""
 
     def generate(context, builder, signature, arguments):
-        one = builder.insert_element(
-            ir.Constant(_FLOATS, ir.Undefined), arguments[0], ir.IntType(32)(0)
-        )
-        mask = ir.Constant(ir.VectorType(ir.IntType(32), WIDTH), None)
-        return builder.shuffle_vector(one, ir.Constant(_FLOATS, ir.Undefined), mask)
+        return every_lane(builder, arguments[0])
 
     return lanes(types.float32), generate
 
@@ -239,10 +253,23 @@ def root(typing_context, value):
     """Return the square root of every lane."""
 
     def generate(context, builder, signature, arguments):
-        function = _declared(builder, "llvm.sqrt.v16f32", ir.FunctionType(_FLOATS, [_FLOATS]))
+        function = declared(builder, "llvm.sqrt.v16f32", ir.FunctionType(_FLOATS, [_FLOATS]))
         return builder.call(function, arguments)
 
     return lanes(lanes), generate
+
+
+@intrinsic
+def stays_a_call(typing_context):
+    """Keep LLVM from copying the function that this stands in into its callers, which would compile
+    it again and again.
+    """
+
+    def generate(context, builder, signature, arguments):
+        builder.function.attributes.add("noinline")
+        return context.get_dummy_value()
+
+    return types.void(), generate
 
 
 @intrinsic
@@ -253,7 +280,7 @@ def prefetch(typing_context, array, index):
         pointer = builder.bitcast(_pointer(context, builder, signature, arguments), _BYTE_POINTER)
         flag = ir.IntType(32)
         kind = ir.FunctionType(ir.VoidType(), [_BYTE_POINTER, flag, flag, flag])
-        function = _declared(builder, "llvm.prefetch.p0", kind)
+        function = declared(builder, "llvm.prefetch.p0", kind)
         builder.call(function, [pointer, flag(0), flag(3), flag(1)])
         return context.get_dummy_value()
 
@@ -279,10 +306,33 @@ for _operator, _instruction in (
         return getattr(builder, instruction)(*arguments, flags=("contract",))
 
 
+def every_lane(builder, number):
+    """Return sixteen copies of a float."""
+    undefined = ir.Constant(_FLOATS, ir.Undefined)
+    one = builder.insert_element(undefined, number, ir.IntType(32)(0))
+    mask = ir.Constant(ir.VectorType(ir.IntType(32), WIDTH), None)
+    return builder.shuffle_vector(one, undefined, mask)
+
+
+def lanes_at(builder, pointer):
+    """Return the sixteen floats at a pointer to float."""
+    return builder.load(builder.bitcast(pointer, _FLOATS.as_pointer()), align=4)
+
+
+def put_lanes(builder, value, pointer):
+    """Write sixteen floats to a pointer to float."""
+    builder.store(value, builder.bitcast(pointer, _FLOATS.as_pointer()), align=4)
+
+
+def array_pointer(context, builder, signature, arguments, index):
+    """Return the address of the first element of the array that is argument `index`."""
+    return context.make_array(signature.args[index])(context, builder, arguments[index]).data
+
+
 def _pointer(context, builder, signature, arguments):
-    data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
-    return builder.gep(data, [arguments[1]])
+    return builder.gep(array_pointer(context, builder, signature, arguments, 0), [arguments[1]])
 
 
-def _declared(builder, name, kind):
+def declared(builder, name, kind):
+    """Return LLVM's function `name`, declared in this module if it was not."""
     return builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
