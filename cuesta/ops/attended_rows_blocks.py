@@ -10,7 +10,15 @@ import math
 
 import numpy as np
 
-from cuesta.ops.attended_rows_factors import left, right_rows, right_turned, turned
+from cuesta.ops.attended_rows_factors import (
+    accumulate,
+    left,
+    put_sums,
+    rescale,
+    right_rows,
+    right_turned,
+    summed,
+)
 from cuesta.ops.attended_rows_weights import (
     SOFTMAX,
     Block,
@@ -23,10 +31,8 @@ from cuesta.ops.attended_rows_weights import (
     steepen,
     steepen_activation,
 )
-from cuesta.ops.lanes import WIDTH, load, spread, store
+from cuesta.ops.lanes import WIDTH, load, spread, store_upto
 from cuesta.ops.numba_decorators import inlined, inner
-from cuesta.ops.numba_support import narrow
-from cuesta.ops.packing import turn
 from cuesta.ops.tiles import product
 
 KEYS = 128  # of a block; the last one of a row may be shorter
@@ -99,25 +105,26 @@ def attend(rows, scratch, row, head, first, span, out, lse, thread):
     """Compute the outputs and log-sum-exps of queries first .. first + span - 1 of a row and head."""
     queries_at, out_at, keys_at, num_queries, num_keys, shift = _geometry(rows, row)
     heads, width, value_width = rows.num_heads, rows.width, rows.value_width
-    block_size = scratch.largest.shape[1]
     q_row, v_row = heads * width, heads * value_width
     scores, weights, sums = scratch.scores[thread], scratch.weights[thread], scratch.sums[thread]
     largest, totals = scratch.largest[thread], scratch.totals[thread]
+    decays = scratch.decays[thread]
     keys_begin, values_begin = keys_at * q_row + head * width, keys_at * v_row + head * value_width
-    end = min(first + span, num_queries)
-    is_read_often = end - first > block_size
+    end, room = min(first + span, num_queries), scratch.largest.shape[1]
+    is_read_often, is_odd = end - first > room, value_width % WIDTH != 0
     keys, keys_0, keys_row, keys_step = left(
         rows.k, keys_begin, q_row, num_keys, width, scratch.keys[thread], is_read_often
     )
-    value_factor = left(
-        rows.v, values_begin, v_row, num_keys, value_width, scratch.values[thread], is_read_often
-    )
-    values, values_0, values_row, values_step = turned(
-        value_factor, rows.v, values_begin, v_row, num_keys, value_width,
-        scratch.turned[thread], scratch.pairs[thread],
+    values = left(
+        rows.v, values_begin, v_row, num_keys, value_width,
+        scratch.values[thread], is_read_often or is_odd,
+    )  # fmt: skip
+    value_rows = summed(
+        values, rows.v, values_begin, v_row, num_keys, value_width,
+        scratch.summed[thread], scratch.pairs[thread],
     )  # fmt: skip
     is_softmax, is_meta = rows.activation == SOFTMAX, rows.longest > 0
-    block_size = _even(end - first, block_size)
+    block_size = _even(end - first, room)
     for i in range(first, end, block_size):
         count = min(block_size, end - i)
         columns = (count + WIDTH - 1) // WIDTH * WIDTH
@@ -139,33 +146,30 @@ def attend(rows, scratch, row, head, first, span, out, lse, thread):
                 scale = rows.scale
                 if rows.pairs.size > 0:
                     bias_at, bias_stride = _bias_layout(rows, row, head)
-                    add_bias(scores, rows.scale, rows.bias, bias_at, bias_stride, block)
+                    add_bias(scores, scale, rows.bias, bias_at, bias_stride, block)
                     scale = _ONE
-                soften(
-                    scores, scale, weights, block, largest, totals,
-                    sums, adds * value_width, is_meta,
-                )  # fmt: skip
+                soften(scores, scale, weights, block, largest, totals, decays, is_meta)
+                if adds != 0:
+                    rescale(weights, sums, decays, count, columns, value_width)
             else:
                 activate(scores, weights, block, rows.activation)
-            product(
-                values, values_0 + j * values_step, values_row, values_step, weights, 0, columns,
-                sums, 0, columns, value_width, columns, block.num_keys, adds,
-            )  # fmt: skip
+            accumulate(weights, value_rows, block, value_width, sums, adds)
             adds = 1
         if adds == 0:
-            clear(sums, 0, value_width * columns)
-        _finish(rows, sums, value_width, largest, totals, columns)
+            clear(sums, 0, sums.size)
+        _finish(rows, largest, totals, count)
+        rescale(weights, sums, totals, count, columns, value_width)
         begin = (out_at + i) * v_row + head * value_width
-        turn(sums, 0, columns, value_width, count, out, begin, v_row, value_width, count)
+        put_sums(weights, sums, count, columns, value_width, out, begin, v_row)
         if is_softmax:
             for n in range(count):
                 lse[(out_at + i + n) * heads + head] = largest[n]
 
 
 @inner
-def _finish(rows, sums, num_sums, largest, totals, columns):
-    """Divide sums by totals and turn maxima into log-sum-exps; or scale the sums of activations."""
-    for n in range(columns):
+def _finish(rows, largest, totals, num_queries):
+    """Turn the totals into what outputs are multiplied by, and maxima into log-sum-exps."""
+    for n in range(num_queries):
         share = rows.scale
         if rows.activation == SOFTMAX:
             share = np.float32(0.0)
@@ -177,10 +181,6 @@ def _finish(rows, sums, num_sums, largest, totals, columns):
             else:
                 largest[n] = -np.inf
         totals[n] = share
-    for c in range(num_sums):
-        for n in range(0, columns, WIDTH):
-            at = c * columns + n
-            store(sums, at, load(sums, at) * load(totals, n))
 
 
 @inlined
@@ -190,7 +190,7 @@ def attend_backward(
     """Compute the gradients of a row and head; those of shared queries are added to `sums_dq`."""
     queries_at, out_at, keys_at, num_queries, num_keys, shift = _geometry(rows, row)
     heads, width, value_width = rows.num_heads, rows.width, rows.value_width
-    block_size = scratch.largest.shape[1]
+    room = scratch.largest.shape[1]
     q_row, v_row = heads * width, heads * value_width
     padded, value_padded = (width + 15) // 16 * 16, (value_width + 15) // 16 * 16
     scores, moved, sums = scratch.scores[thread], scratch.moved[thread], scratch.sums[thread]
@@ -203,17 +203,18 @@ def attend_backward(
     values, values_0, values_row, values_step = left(
         rows.v, values_begin, v_row, num_keys, value_width, scratch.values[thread], True
     )
-    keys_turned, turned_0, turned_row, turned_step = turned(
+    key_rows = summed(
         key_factor, rows.k, keys_begin, q_row, num_keys, width,
-        scratch.turned[thread], scratch.pairs[thread],
+        scratch.summed[thread], scratch.pairs[thread],
     )  # fmt: skip
     clear(keys_grad, 0, num_keys * padded)
     clear(values_grad, 0, num_keys * value_padded)
     is_softmax = rows.activation == SOFTMAX
     share = _ONE / np.float32(rows.longest) if rows.longest > 0 else np.float32(0.0)
+    block_size, step = _even(num_queries, room), 32 if room == 32 else WIDTH
     for i in range(0, num_queries, block_size):
         count = min(block_size, num_queries - i)
-        columns = (count + 31) // 32 * 32 if block_size == 32 else (count + 15) // 16 * 16
+        columns = (count + step - 1) // step * step
         begin = (queries_at + i) * q_row + head * width
         grad_begin = (out_at + i) * v_row + head * value_width
         q, q_0, q_stride = right_turned(
@@ -268,14 +269,18 @@ def attend_backward(
                 out.left, 0, columns, 1, q_rows, q_rows_0, q_rows_stride,
                 keys_grad, j * padded, padded, block.num_keys, padded, count, 1,
             )  # fmt: skip
-            product(
-                keys_turned, turned_0 + j * turned_step, turned_row, turned_step,
-                out.right, 0, columns, sums, 0, columns, width, columns, block.num_keys, adds,
-            )  # fmt: skip
+            accumulate(out.right, key_rows, block, width, sums, adds)
             adds = 1
         if adds == 0:
-            clear(sums, 0, width * columns)
-        _write_queries_grad(rows, sums, columns, count, chunk, begin, dq, sums_dq)
+            clear(sums, 0, sums.size)
+        for n in range(columns):
+            delta_lanes[n] = rows.scale
+        rescale(out.right, sums, delta_lanes, count, columns, width)
+        if chunk < 0:
+            put_sums(out.right, sums, count, columns, width, dq, begin, q_row)
+        else:
+            put_sums(out.right, sums, count, columns, width, moved, 0, width)
+            _add_rows(moved, count, width, sums_dq, begin + chunk * rows.num_queries * q_row, q_row)
     _write_scaled(keys_grad, num_keys, width, padded, rows.scale, dk, keys_begin, q_row)
     value_scale = share if rows.longest > 0 else _ONE if is_softmax else rows.scale
     _write_scaled(
@@ -284,24 +289,17 @@ def attend_backward(
 
 
 @inner
-def _write_queries_grad(rows, sums, columns, count, chunk, begin, dq, sums_dq):
-    """Write the block's gradient of queries, or add it to that of shared queries of a chunk."""
-    q_row = rows.num_heads * rows.width
-    for place in range(0, rows.width * columns, WIDTH):
-        store(sums, place, spread(rows.scale) * load(sums, place))
-    if chunk < 0:
-        turn(sums, 0, columns, rows.width, count, dq, begin, q_row, rows.width, count)
-        return
-    begin += chunk * rows.num_queries * q_row
-    for n in range(count):
-        for d in range(rows.width):
-            place = begin + n * q_row + d
-            sums_dq[place] += sums[d * columns + n]
+def _add_rows(rows, num_rows, width, target, begin, stride):
+    """Add rows to those of a tensor."""
+    for m in range(num_rows):
+        for d in range(width):
+            target[begin + m * stride + d] += rows[m * width + d]
 
 
 @inner
 def _write_scaled(sums, num_rows, width, padded, scale, target, begin, stride):
     """Write the first `width` columns of float32 rows, times `scale`, to rows of a tensor."""
     for m in range(num_rows):
-        for d in range(width):
-            target[begin + m * stride + d] = narrow(scale * sums[m * padded + d], target)
+        for d in range(0, width, WIDTH):
+            value = spread(scale) * load(sums, m * padded + d)
+            store_upto(target, begin + m * stride + d, value, width - d)

@@ -1,7 +1,7 @@
 """The Numba drivers of `jagged_attention` and `gdpa`: which thread computes what, block by block.
 
 A unit is one head of one row, or of a span of its queries. Scores are computed transposed, [keys,
-queries], 48 or 64 queries a block, so that sixteen queries lie in the lanes of a register: maxima
+queries], 32 or 64 queries a block, so that sixteen queries lie in the lanes of a register: maxima
 and sums along the keys need nothing across lanes, and the keys are multiplied as they lie in the
 tensor. A block of scores never leaves the second cache. Units run from the longest to the
 shortest, each taken by whichever thread is free; no sum depends on which that is.
@@ -69,7 +69,7 @@ class Scratch(NamedTuple):
 
     keys: np.ndarray  # left factors: keys, and values, of one row
     values: np.ndarray
-    turned: np.ndarray  # of values in forward, of keys in backward
+    summed: np.ndarray  # values in forward, keys in backward, as tiles sum them
     pairs: np.ndarray  # on the way there
     q: np.ndarray  # right factors: queries and slopes of the output, turned and as rows
     grad: np.ndarray
@@ -81,11 +81,12 @@ class Scratch(NamedTuple):
     left_weights: np.ndarray  # left factors of backward
     left_slopes: np.ndarray
     slopes: np.ndarray  # right factor of backward
-    sums: np.ndarray  # float32 [C or D, W]
+    sums: np.ndarray  # float32 [W, C or D], or turned
     keys_grad: np.ndarray  # float32 [keys, D]
     values_grad: np.ndarray
     largest: np.ndarray  # float32 [W]
     totals: np.ndarray
+    decays: np.ndarray
 
 
 class Units(NamedTuple):
@@ -201,7 +202,7 @@ def _up(number: int, step: int) -> int:
 
 def _scratch(rows: Rows, longest: int, *, tiles: bool, is_backward: bool) -> Scratch:
     threads = num_threads()
-    queries = 32 if tiles else 48
+    queries = 32 if tiles else 64
     wide, value_wide = _up(rows.width, 32), _up(rows.value_width, 32)
     keys = _up(longest, 32)
     left_type, right_type = (np.uint16, np.uint32) if tiles else (np.float32, np.float32)
@@ -217,13 +218,13 @@ def _scratch(rows: Rows, longest: int, *, tiles: bool, is_backward: bool) -> Scr
     def floats(size: int) -> np.ndarray:
         return np.empty((threads, size), np.float32)
 
-    turned_width = wide if is_backward else value_wide
-    scores, moved = floats(KEYS * queries), floats(KEYS * queries * there)
+    summed_width = wide if is_backward else value_wide
+    scores, moved = floats(KEYS * queries), floats(max(KEYS, wide) * queries * there)
     return Scratch(
         keys=left_buffer(keys * wide),
         values=left_buffer(keys * value_wide),
-        turned=right_buffer(keys * turned_width * tiles),
-        pairs=right_buffer(keys * turned_width * tiles),
+        summed=right_buffer(keys * summed_width * tiles),
+        pairs=right_buffer(keys * summed_width * tiles),
         q=right_buffer(wide * queries),
         grad=right_buffer(value_wide * queries * there),
         q_rows=right_buffer(_up(queries, 32) * wide * there),
@@ -239,6 +240,7 @@ def _scratch(rows: Rows, longest: int, *, tiles: bool, is_backward: bool) -> Scr
         values_grad=floats(keys * value_wide * there),
         largest=floats(queries),
         totals=floats(queries),
+        decays=floats(queries),
     )
 
 

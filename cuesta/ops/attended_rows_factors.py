@@ -1,8 +1,12 @@
-"""How the blocks of attention become factors of `tiles.product`: as they lie in the tensor, widened
-to float32, or packed for AMX. The types of the tensor and of the buffer decide.
+"""The two ways to multiply the blocks of attention, which the types of the buffers choose.
+
+In float32 lanes: float32 factors as they lie in the tensor, or copied side by side, 16-bit ones
+widened; sums over keys are [queries, width]. In the bfloat16 tiles of AMX: packed factors; sums over
+keys are [width, queries], since the weights are at hand as [keys, queries] and tiles do not turn
+them.
 
 A left factor is (array, begin, row, step): element (m, k) is array[begin + m * row + k * step]. A
-right factor is (array, begin, row), as `product` takes it.
+right factor is (array, begin, row), as `tiles.product` takes it.
 """
 
 from __future__ import annotations
@@ -11,9 +15,10 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
+from cuesta.ops.lanes import WIDTH, load, spread, store, store_upto
 from cuesta.ops.numba_decorators import FLAGS
 from cuesta.ops.packing import copy_pairs, copy_rows, turn
-from cuesta.ops.tiles import TILE_SETTINGS, close_tiles, open_tiles
+from cuesta.ops.tiles import TILE_SETTINGS, close_tiles, open_tiles, product
 
 _OPTIONS = {"fastmath": FLAGS}
 
@@ -55,28 +60,98 @@ def _left(source, at, stride, rows, width, buffer, is_read_often):
     return pack
 
 
-def turned(factor, source, at, stride, rows, width, buffer, pairs):
-    """Return the transpose, [width, rows], of the rows that `left` made a factor."""
+def summed(factor, source, at, stride, rows, width, buffer, pairs):
+    """Return the rows of the factor `left` in the form in which `accumulate` sums them."""
 
 
-@overload(turned, jit_options=_OPTIONS)
-def _turned(factor, source, at, stride, rows, width, buffer, pairs):
+@overload(summed, jit_options=_OPTIONS)
+def _summed(factor, source, at, stride, rows, width, buffer, pairs):
     if buffer.dtype == types.float32:
+        return lambda factor, source, at, stride, rows, width, buffer, pairs: factor[:3]
 
-        def swap(factor, source, at, stride, rows, width, buffer, pairs):
-            array, begin, row, step = factor
-            return array, begin, step, row
-
-        return swap
-
-    def pack(factor, source, at, stride, rows, width, buffer, pairs):
+    def turn_pairs(factor, source, at, stride, rows, width, buffer, pairs):
         wide, long = (width + 15) // 16 * 16, (rows + 31) // 32 * 32
         copy_pairs(source, at, stride, rows, width, pairs, 0, long, wide)
         half = long // 2
         turn(pairs, 0, wide, half, wide, buffer, 0, half, half, wide)
-        return buffer.view(np.uint16), 0, long, 1
+        return buffer.view(np.uint16), 0, long
 
-    return pack
+    return turn_pairs
+
+
+def accumulate(weights, rows, block, width, sums, adds):
+    """Write, or add to `sums`, the block's weights times the rows of its keys, as `summed`."""
+
+
+@overload(accumulate, jit_options=_OPTIONS)
+def _accumulate(weights, rows, block, width, sums, adds):
+    if weights.dtype == types.float32:
+
+        def by_query(weights, rows, block, width, sums, adds):
+            array, begin, row = rows
+            padded = (width + 15) // 16 * 16
+            product(
+                weights, 0, 1, block.stride, array, begin + block.first_key * row, row,
+                sums, 0, padded, block.num_queries, padded, block.num_keys, adds,
+            )  # fmt: skip
+
+        return by_query
+
+    def by_column(weights, rows, block, width, sums, adds):
+        array, begin, row = rows
+        product(
+            array, begin + block.first_key, row, 1, weights, 0, block.stride,
+            sums, 0, block.stride, width, block.stride, block.num_keys, adds,
+        )  # fmt: skip
+
+    return by_column
+
+
+def rescale(weights, sums, factors, num_queries, columns, width):
+    """Multiply the sums of each query by its factor."""
+
+
+@overload(rescale, jit_options=_OPTIONS)
+def _rescale(weights, sums, factors, num_queries, columns, width):
+    if weights.dtype == types.float32:
+
+        def by_query(weights, sums, factors, num_queries, columns, width):
+            padded = (width + 15) // 16 * 16
+            for i in range(num_queries):
+                for place in range(i * padded, (i + 1) * padded, WIDTH):
+                    store(sums, place, spread(factors[i]) * load(sums, place))
+
+        return by_query
+
+    def by_column(weights, sums, factors, num_queries, columns, width):
+        for place in range(0, width * columns, columns):
+            for n in range(0, columns, WIDTH):
+                store(sums, place + n, load(factors, n) * load(sums, place + n))
+
+    return by_column
+
+
+def put_sums(weights, sums, num_queries, columns, width, target, at, stride):
+    """Write the sums of queries to rows of a tensor."""
+
+
+@overload(put_sums, jit_options=_OPTIONS)
+def _put_sums(weights, sums, num_queries, columns, width, target, at, stride):
+    if weights.dtype == types.float32:
+
+        def by_query(weights, sums, num_queries, columns, width, target, at, stride):
+            padded = (width + 15) // 16 * 16
+            for i in range(num_queries):
+                for n in range(0, width, WIDTH):
+                    value = load(sums, i * padded + n)
+                    store_upto(target, at + i * stride + n, value, width - n)
+
+        return by_query
+
+    def by_column(weights, sums, num_queries, columns, width, target, at, stride):
+        turn(sums, 0, columns, width, num_queries, target, at, stride, width, num_queries)
+
+    return by_column
 
 
 def right_turned(source, at, stride, rows, width, buffer, columns):

@@ -121,12 +121,12 @@ def _clear_right(target, num_keys, stride):
 
 
 @inner
-def soften(scores, scale, weights, block, largest, totals, sums, num_sums, is_meta):
+def soften(scores, scale, weights, block, largest, totals, decays, is_meta):
     """Turn scores into weights exp(scale * score - largest), and take a new maximum into account.
 
-    `largest`, in units of ln 2, and `totals` are those of each query so far; sums [num_sums,
-    queries] and totals are multiplied by what the maximum's growth makes of old weights. Under
-    Meta's semantics hidden pairs take part in totals, and their weights are 0 for the values alone.
+    `largest`, in units of ln 2, and `totals` are those of each query so far; `decays` receives what
+    the maximum's growth makes of older weights. Under Meta's semantics hidden pairs take part in
+    totals, and their weights are 0 for the values alone.
     """
     stays_a_call()
     stride, last = block.stride, block.num_keys - 1
@@ -142,6 +142,7 @@ def soften(scores, scale, weights, block, largest, totals, sums, num_sums, is_me
             best = larger(x, best)
         store(largest, n, best)
         decay = power_of_two(old - best)
+        store(decays, n, decay)
         total = decay * load(totals, n)
         for j in range(0, block.num_keys, 2):
             low = _weight(scores, high_scale, low_scale, block, j, n, best, is_meta)
@@ -154,8 +155,6 @@ def soften(scores, scale, weights, block, largest, totals, sums, num_sums, is_me
                 high = seen(block, j + 1, n, high, zeros())
             put_right(weights, j, n, stride, low, high)
         store(totals, n, total)
-        for c in range(num_sums):
-            store(sums, c * stride + n, decay * load(sums, c * stride + n))
     clear_right(weights, block.num_keys, stride)
 
 

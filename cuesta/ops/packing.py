@@ -119,6 +119,11 @@ def turn(source, at, stride, rows, width, target, target_at, target_stride, rows
     Element types convert as `load` and `store` do.
     """
     stays_a_call()
+    if rows == 1 and rows_out == WIDTH:
+        for n in range(width_out):
+            value = load_upto(source, at + n, 1 if n < width else 0)
+            store(target, target_at + n * target_stride, value)
+        return
     for n in range(0, width_out, WIDTH):
         columns, columns_out = min(width - n, WIDTH), min(width_out - n, WIDTH)
         for m in range(0, rows_out, WIDTH):

@@ -1,7 +1,7 @@
 """Products of small matrices and transposition inside Numba kernels, at the speed of a vendor library.
 
-`product` keeps a tile of the result in registers while the common dimension streams past: eight
-rows of three lanes with AVX-512. Where both factors are packed as bfloat16 and the processor has
+`product` keeps a tile of the result in registers while the common dimension streams past: six rows
+of four lanes with AVX-512, or eight of fewer. Where both factors are packed as bfloat16 and the processor has
 AMX, its tile registers do the same, sixteen times as much an instruction (Intel, Architecture
 Instruction Set Extensions, chapter 3). Offsets and strides are in elements, so that a factor may
 lie in a tensor as it is, or be read transposed.
@@ -33,7 +33,9 @@ from cuesta.ops.numba_decorators import FLAGS, inner
 
 _FEATURES = llvm.get_host_cpu_features()
 _HAS_AVX512 = bool(_FEATURES.get("avx512f"))
-_ROWS, _VECTORS = (8, 3) if _HAS_AVX512 else (6, 1)  # of a tile: what 32, or 16, registers hold
+# Lanes and rows of a tile: what 32 registers of 16 floats hold, or 16 of 8.
+_VECTORS = 4 if _HAS_AVX512 else 1
+_WIDE_ROWS, _ROWS = (6, 8) if _HAS_AVX512 else (6, 6)
 _FLOATS = ir.VectorType(ir.FloatType(), WIDTH)
 _INT, _BYTE = ir.IntType(64), ir.IntType(8)
 _ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA = 158, 0x1023, 18  # Linux on x86-64
@@ -60,10 +62,10 @@ def product(a, a_at, a_row, a_step, b, b_at, b_row, c, c_at, c_row, rows, column
     """Write C = A B, or add to it if `adds`.
 
     A(m, k) is a[a_at + m * a_row + k * a_step], B(k, n) is b[b_at + k * b_row + n] and C(m, n) is
-    c[c_at + m * c_row + n], n below `columns`, a multiple of 16. C has room for `rows` rounded up
-    to 16. With float32 a and b, B has `depth` rows. With uint16 a (bfloat16) and uint32 b, the
-    tiles of AMX multiply: a_step is 1, B's row k holds the pairs of rows 2 k and 2 k + 1, and A has
-    zeros up to the next multiple of 32 in k, and memory up to the next of 16 in m.
+    c[c_at + m * c_row + n], n below `columns`, a multiple of 16. With float32 a and b, B has
+    `depth` rows. With uint16 a (bfloat16) and uint32 b, the tiles of AMX multiply: a_step is 1, B's
+    row k holds the pairs of rows 2 k and 2 k + 1, A has zeros up to the next multiple of 32 in k,
+    and A and C have room for `rows` rounded up to 16.
     """
 
 
@@ -89,7 +91,7 @@ def _product_of_tiles(
 def _lane_tile(num_rows: int, num_vectors: int):
     """Return the intrinsic that computes `num_rows` rows of `num_vectors` lanes of a product.
 
-    Rows of A beyond the `last` repeat it.
+    Rows beyond the `last` repeat it, and write the same numbers to the same place.
     """
 
     @intrinsic
@@ -103,7 +105,7 @@ def _lane_tile(num_rows: int, num_vectors: int):
             for m in range(num_rows):
                 row = builder.select(builder.icmp_signed("<", _INT(m), last), _INT(m), last)
                 begins.append(builder.gep(a, [builder.add(a_at, builder.mul(row, a_row))]))
-                place = builder.add(c_at, builder.mul(_INT(m), c_row))
+                place = builder.add(c_at, builder.mul(row, c_row))
                 for n in range(num_vectors):
                     targets[m, n] = builder.gep(c, [builder.add(place, _INT(WIDTH * n))])
             with builder.if_else(builder.icmp_signed("!=", adds, _INT(0))) as (adding, fresh):
@@ -136,9 +138,9 @@ def _lane_tile(num_rows: int, num_vectors: int):
     return tile
 
 
-_HALF = _ROWS // 2
+_tile_4, _half_4 = (_lane_tile(rows, _VECTORS) for rows in (_WIDE_ROWS, _WIDE_ROWS // 2))
 _tile_3, _tile_2, _tile_1 = (_lane_tile(_ROWS, min(n, _VECTORS)) for n in (3, 2, 1))
-_half_3, _half_2, _half_1 = (_lane_tile(_HALF, min(n, _VECTORS)) for n in (3, 2, 1))
+_half_3, _half_2, _half_1 = (_lane_tile(_ROWS // 2, min(n, _VECTORS)) for n in (3, 2, 1))
 
 
 @inner
@@ -148,16 +150,21 @@ def _multiply_lanes(
     stays_a_call()
     for n in range(0, columns, WIDTH * _VECTORS):
         num_vectors = min((columns - n) // WIDTH, _VECTORS)
+        tile_rows = _WIDE_ROWS if num_vectors == 4 else _ROWS
         bn = b_at + n
-        for m in range(0, rows, _ROWS):
+        for m in range(0, rows, tile_rows):
             am, cm, last = a_at + m * a_row, c_at + m * c_row + n, rows - 1 - m
-            if last >= _HALF:
-                if num_vectors == 3:
+            if last >= tile_rows // 2:
+                if num_vectors == 4:
+                    _tile_4(a, am, a_row, a_step, b, bn, b_row, c, cm, c_row, last, depth, adds)
+                elif num_vectors == 3:
                     _tile_3(a, am, a_row, a_step, b, bn, b_row, c, cm, c_row, last, depth, adds)
                 elif num_vectors == 2:
                     _tile_2(a, am, a_row, a_step, b, bn, b_row, c, cm, c_row, last, depth, adds)
                 else:
                     _tile_1(a, am, a_row, a_step, b, bn, b_row, c, cm, c_row, last, depth, adds)
+            elif num_vectors == 4:
+                _half_4(a, am, a_row, a_step, b, bn, b_row, c, cm, c_row, last, depth, adds)
             elif num_vectors == 3:
                 _half_3(a, am, a_row, a_step, b, bn, b_row, c, cm, c_row, last, depth, adds)
             elif num_vectors == 2:
