@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from cuesta.engine.recipe import Recipe
 
 BASELINES = "cuesta.rec.baselines.recipes"
+JAGGED = "cuesta.rec.jagged_flash.recipes"
 
 RECIPES: dict[str, RecipeEntry] = {
     "dcnv2.ml100k": RecipeEntry(
@@ -38,6 +39,17 @@ RECIPES: dict[str, RecipeEntry] = {
     ),
     "dcnv2.debug": RecipeEntry(
         target=f"{BASELINES}:dcnv2_debug", summary="DCNv2 on a small stream, seconds"
+    ),
+    "jagged.ml100k": RecipeEntry(
+        target=f"{JAGGED}:jagged_ml100k",
+        summary="DCNv2 whose history is encoded by jagged flash attention, on ml-100k",
+    ),
+    "jagged.dlrm.ml100k": RecipeEntry(
+        target=f"{JAGGED}:jagged_dlrm_ml100k", summary="DLRM with the same encoder on ml-100k"
+    ),
+    "jagged.debug": RecipeEntry(
+        target=f"{JAGGED}:jagged_debug",
+        summary="DLRM with an encoded history on a small stream, seconds",
     ),
 }
 

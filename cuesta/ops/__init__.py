@@ -4,6 +4,7 @@
 `__init__.py` checks, documents and registers the op with torch (fake body, autograd, FLOP formula).
 """
 
+from cuesta.ops.attended_rows import Mask
 from cuesta.ops.bodies import force_body
 from cuesta.ops.dot_interaction import dot_interaction
 from cuesta.ops.embedding_bag import TableLayout, embedding_bag, embedding_rows
@@ -17,6 +18,25 @@ from cuesta.ops.embedding_update import (
     TableState,
     embedding_update,
 )
+from cuesta.ops.gdpa import gdpa
+from cuesta.ops.jagged_attention import (
+    jagged_attention,
+    jagged_dense_attention,
+    seed_attention,
+)
+from cuesta.ops.jagged_bmm import (
+    array_jagged_bmm_jagged_out,
+    jagged_dense_bmm,
+    jagged_jagged_bmm,
+    jagged_jagged_bmm_jagged_out,
+)
+from cuesta.ops.jagged_elementwise import (
+    jagged_dense_elementwise_add,
+    jagged_dense_elementwise_mul_jagged_out,
+    jagged_self_subtraction_jagged_out,
+)
+from cuesta.ops.jagged_layout import dense_jagged_cat_jagged_out, jagged2_to_padded_dense
+from cuesta.ops.jagged_softmax import jagged2_softmax, jagged_softmax
 from cuesta.ops.pad import pad, unpad
 from cuesta.ops.segment_reduce import segment_reduce, segment_spread
 
@@ -24,17 +44,33 @@ __all__ = [
     "SGD",
     "Adagrad",
     "Lookup",
+    "Mask",
     "PartialRowwiseAdam",
     "RowwiseAdagrad",
     "TableLayout",
     "TableOptimizer",
     "TableState",
+    "array_jagged_bmm_jagged_out",
+    "dense_jagged_cat_jagged_out",
     "dot_interaction",
     "embedding_bag",
     "embedding_rows",
     "embedding_update",
     "force_body",
+    "gdpa",
+    "jagged2_softmax",
+    "jagged2_to_padded_dense",
+    "jagged_attention",
+    "jagged_dense_attention",
+    "jagged_dense_bmm",
+    "jagged_dense_elementwise_add",
+    "jagged_dense_elementwise_mul_jagged_out",
+    "jagged_jagged_bmm",
+    "jagged_jagged_bmm_jagged_out",
+    "jagged_self_subtraction_jagged_out",
+    "jagged_softmax",
     "pad",
+    "seed_attention",
     "segment_reduce",
     "segment_spread",
     "unpad",

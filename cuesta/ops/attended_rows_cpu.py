@@ -27,13 +27,18 @@ from torch import Tensor
 from cuesta.ops.attended_rows_blocks import KEYS, attend, attend_backward
 from cuesta.ops.attended_rows_factors import close_engine, open_engine
 from cuesta.ops.lanes import array_pointer
-from cuesta.ops.numba_decorators import inner
+from cuesta.ops.numba_decorators import FLAGS
 from cuesta.ops.numba_support import kernel, num_threads, view
 from cuesta.ops.tiles import has_amx
 
 SPAN = 384  # queries of a unit, so that the keys of a long row are packed once for many queries
 NUM_TASKS = 64  # of units, when there are more
 NUM_CHUNKS = 16  # of rows over which the gradient of shared queries is summed in order
+
+# Without _nrt=False each slice of a buffer counts a reference to it, atomically.
+_bare = numba.njit(
+    cache=True, nogil=True, fastmath=FLAGS, error_model="numpy", _nrt=False
+)
 
 
 class Rows(NamedTuple):
@@ -261,7 +266,7 @@ def _forward(rows, scratch, units, out, lse, threads):
         _forward_units(rows, scratch, units, out, lse, thread)
 
 
-@inner
+@_bare
 def _forward_units(rows, scratch, units, out, lse, thread):
     open_engine(scratch.weights)
     while True:
@@ -283,7 +288,7 @@ def _backward(rows, scratch, units, grad, delta, lse, dq, shared_dq, dk, dv, dbi
         )
 
 
-@inner
+@_bare
 def _backward_units(rows, scratch, units, grad, delta, lse, dq, shared_dq, dk, dv, dbias, thread):
     open_engine(scratch.weights)
     heads, is_shared = rows.num_heads, rows.q_offsets.size == 0

@@ -107,15 +107,21 @@ class Met(NamedTuple):
     num_edges: tl.tensor
 
 
-def blocks_for(rows: Tensor, num_rows: int, other_dim: int, *, is_backward: bool) -> Blocks:
+def blocks_for(
+    rows: Tensor, num_rows: int, other_dim: int, *, is_backward: bool, bias: Tensor | None = None
+) -> Blocks:
     """Return blocks for ragged rows [T, H, D] of which a program owns a tile, and another dim than D
-    in the other product; smaller ones where the device has less shared memory than Hopper.
+    in the other product; smaller ones for biases, whose addresses take registers, and where the
+    device has less shared memory than Hopper.
     """
     columns = _columns(rows.shape[2]) + _columns(other_dim)
     width = max(triton.next_power_of_2(columns), 128)
     is_long = rows.shape[0] > LONG * num_rows
     narrow = _BACKWARD if is_backward else _FORWARD
     blocks = (_FLOAT32 if rows.element_size() == 4 else narrow)[width][is_long]
+    if bias is not None:
+        warps = 8 if blocks.own == 128 else blocks.num_warps
+        blocks = Blocks(blocks.own, min(blocks.met, 32), warps, 2)
     memory = DEFAULT_MEMORY
     if rows.is_cuda:
         memory = torch.cuda.get_device_properties(rows.device).shared_memory_per_block_optin
@@ -255,6 +261,12 @@ def tile_start(n, met, size: tl.constexpr, is_edge: tl.constexpr):
     else:
         start = met.whole_begin + n * size
     return start
+
+
+@triton.jit
+def zeros(size: tl.constexpr, columns: tl.constexpr):
+    """Return a sum of nothing."""
+    return tl.zeros([size, columns], tl.float32)
 
 
 @triton.jit

@@ -47,11 +47,14 @@ def test_result_file_is_one_object_with_these_keys(
         if row["provider"] == "cuesta":
             assert row["speedup_of_ours"] == 1
     assert {row["provider"] for row in result["rows"]} > {"cuesta"}
-    page, data = sorted(Path("benchmarks/results").iterdir(), reverse=True)
-    assert page.suffix == ".md"
+    (page,) = Path("benchmarks/results").glob("*.md")
+    (data,) = Path("benchmarks/results").glob("*.json")
     assert page.stem == data.stem
     assert page.stem.startswith(f"{name}_")
-    assert all(row["provider"] in page.read_text() for row in result["rows"])
+    text = page.read_text()
+    assert all(row["provider"] in text for row in result["rows"])
+    others = set(Path("benchmarks/results").iterdir()) - {page, data}
+    assert all(picture.suffix == ".png" and f"({picture.name})" in text for picture in others)
 
 
 class _Careless(CuestaOps):  # type: ignore[misc]
@@ -120,6 +123,14 @@ def test_contenders_take_turns_on_the_same_repetitions() -> None:
     for first in range(0, len(seen), 3):
         assert sorted(seen[first : first + 3]) == [(name, first // 3) for name in "abc"]
     assert len({tuple(name for name, _ in seen[i : i + 3]) for i in range(0, len(seen), 3)}) > 1
+
+
+def test_a_slow_contender_takes_part_in_some_repetitions_alone() -> None:
+    seen: list[int] = []
+    contenders = [Contender("slow", seen.append, every=4), Contender("fast", lambda _: None)]
+    seconds = time_in_turns(contenders, 20)
+    assert seen == [0, 4, 8, 12, 16, 20]
+    assert {name: len(each) for name, each in seconds.items()} == {"slow": 5, "fast": 20}
 
 
 def test_above_one_is_better_for_us_in_times_and_in_rates() -> None:

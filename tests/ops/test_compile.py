@@ -11,9 +11,20 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cuesta.ops import (
     TableLayout,
+    array_jagged_bmm_jagged_out,
+    dense_jagged_cat_jagged_out,
     dot_interaction,
     embedding_bag,
     embedding_rows,
+    jagged2_softmax,
+    jagged2_to_padded_dense,
+    jagged_dense_bmm,
+    jagged_dense_elementwise_add,
+    jagged_dense_elementwise_mul_jagged_out,
+    jagged_jagged_bmm,
+    jagged_jagged_bmm_jagged_out,
+    jagged_self_subtraction_jagged_out,
+    jagged_softmax,
     pad,
     segment_reduce,
     unpad,
@@ -62,6 +73,27 @@ def samples() -> dict[str, tuple[object, ...]]:
         "sample_weight_grad": (numbers(3, width), storage, IDS, BAGS, grid),
         "embedding_occurrences": (IDS, BAGS, numbers(6), grid, width),
         "embedding_update": (storage, torch.zeros(12), torch.zeros(0), tables, *update),
+        **samples_of_squares(),
+    }
+
+
+def samples_of_squares() -> dict[str, tuple[object, ...]]:
+    """Return arguments of the ops on ragged rows and flat squares: sides 2, 0 and 3."""
+    values, flat = numbers(5, learns=True), numbers(13, learns=True)
+    factor, dense = numbers(4, 4, learns=True), numbers(3, 4, 2, learns=True)
+    return {
+        "jagged_bmm": (flat, numbers(10, learns=True), OFFSETS, -1, 2, -1, False, False, 10),
+        "jagged_softmax": (numbers(10, learns=True), OFFSETS, 2, False),
+        "jagged_softmax_backward": (numbers(13), flat.detach(), OFFSETS, -1, True),
+        "jagged_dense_add": (numbers(5, 2, learns=True), dense, OFFSETS),
+        "jagged_dense_mul": (flat, factor, OFFSETS),
+        "jagged_dense_mul_backward": (numbers(13, learns=True), flat, OFFSETS, 4),
+        "jagged_self_subtraction": (values, OFFSETS, 5),
+        "jagged_self_subtraction_backward": (numbers(5, learns=True), OFFSETS, 5),
+        "pad_squares": (flat, OFFSETS, 4, 0.0),
+        "unpad_squares": (numbers(3, 4, 4, learns=True), OFFSETS, 13),
+        "dense_jagged_cat": (numbers(3, learns=True), values, OFFSETS),
+        "dense_jagged_split": (numbers(8, learns=True), OFFSETS),
     }
 
 
@@ -104,6 +136,22 @@ def test_dot_interaction_compiles_without_a_graph_break() -> None:
         return dot_interaction(dense.sin(), sparse).square()
 
     assert_compiles(run, numbers(3, 4, learns=True), numbers(3, 2, 4))
+
+
+@pytest.mark.parametrize("num_scores", [None, 13])
+def test_the_ops_on_squares_compile_without_a_graph_break(num_scores: int | None) -> None:
+    def run(values: Tensor, dense: Tensor) -> Tensor:
+        x = jagged_dense_bmm(Ragged(values.sin(), OFFSETS), dense)
+        scores = jagged_jagged_bmm_jagged_out(x, x, num_scores=num_scores)
+        scores = jagged_dense_elementwise_mul_jagged_out(scores, dense[0])
+        sums = array_jagged_bmm_jagged_out(jagged2_softmax(scores), x)
+        added = jagged_dense_elementwise_add(jagged_softmax(sums), dense)
+        times = dense_jagged_cat_jagged_out(dense[:, 0, 0], x.with_values(values[:, 0]))
+        gaps = jagged_self_subtraction_jagged_out(times, num_scores=num_scores)
+        padded = jagged2_to_padded_dense(gaps, longest=3)
+        return (jagged_jagged_bmm(added, sums) * padded).sum((1, 2))
+
+    assert_compiles(run, numbers(5, 3, learns=True), numbers(3, 3, 3))
 
 
 def assert_compiles(run: Callable[..., Tensor], leaf: Tensor, other: Tensor) -> None:

@@ -27,10 +27,11 @@ WARP = 32
 
 
 class Launch(NamedTuple):
-    """One launch of a kernel, as `kernel[grid](*arguments)` asked for it."""
+    """One launch of a kernel, as `kernel[grid](*arguments, **options)` asked for it."""
 
     kernel: JITFunction
     arguments: tuple[Value, ...]
+    options: dict[str, int]  # warps and stages
 
 
 def kernels() -> dict[str, JITFunction]:
@@ -54,9 +55,11 @@ def recorded() -> Iterator[list[Launch]]:
     """Give a list that fills with the launches made inside the context; none of them runs."""
     launches: list[Launch] = []
 
-    def run(kernel: JITFunction, *arguments: Value, grid: object, warmup: bool) -> None:
+    def run(
+        kernel: JITFunction, *arguments: Value, grid: object, warmup: bool, **options: int
+    ) -> None:
         del grid, warmup
-        launches.append(Launch(kernel, arguments))
+        launches.append(Launch(kernel, arguments, options))
 
     with patch.object(JITFunction, "run", run):
         yield launches
@@ -79,6 +82,7 @@ def source_of(launch: Launch) -> ASTSource:
     return ASTSource(launch.kernel, signature, constants, attributes)
 
 
-def compiled(source: ASTSource, capability: int) -> CompiledKernel:
-    """Return `source` compiled for NVIDIA GPUs of `capability`, 80 or 90."""
-    return triton.compile(source, target=GPUTarget("cuda", capability, WARP))
+def compiled(launch: Launch, capability: int) -> CompiledKernel:
+    """Return what `launch` launches, compiled for NVIDIA GPUs of `capability`, 80 or 90."""
+    target = GPUTarget("cuda", capability, WARP)
+    return triton.compile(source_of(launch), target=target, options=launch.options)

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 BENCHES: dict[str, str] = {
     "embedding_bag": "embedding lookup and exact fused update, against FBGEMM and nn.EmbeddingBag",
     "dlrm": "training steps of one DLRM, against TorchRec with FBGEMM and plain PyTorch",
+    "jagged_attention": "softmax attention on ragged rows, against padded, nested and looped SDPA",
+    "gdpa": "generalised dot-product attention on ragged rows, against padded and looped products",
+    "jagged_training": "training steps with ragged histories, against the same model padded",
     "reconstruct": "photos to a posed scene, against bare calls of pycolmap with the same settings",
     "worlds": "pictures of generated worlds, and their rays against Embree's",
     "reader": "batches out of a Parquet log, against pyarrow reading the same columns",

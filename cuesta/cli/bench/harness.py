@@ -64,10 +64,13 @@ class Row:
 @final
 @dataclass
 class Findings:
-    """Gather rows, and in words what was proved, what could not run and what to know."""
+    """Gather rows, in words what was proved, what could not run and what to know, and pictures (PNG)
+    by their names.
+    """
 
     rows: list[Row] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    pictures: dict[str, bytes] = field(default_factory=dict)
 
     def note(self, text: str) -> None:
         """Add a note unless it is there."""
@@ -86,6 +89,7 @@ class BenchResult:
     load: Load
     rows: tuple[Row, ...]
     notes: tuple[str, ...]
+    pictures: Mapping[str, bytes]
 
 
 Measure = Callable[[Settings], Findings]
@@ -103,6 +107,7 @@ def run(name: str, measure: Measure, settings: Settings) -> BenchResult:
         load=load(),
         rows=tuple(findings.rows),
         notes=tuple(findings.notes),
+        pictures=findings.pictures,
     )
 
 
@@ -154,10 +159,14 @@ def wrong_answer(
 @final
 @dataclass(frozen=True)
 class Contender:
-    """Name a provider and what it does in repetition i; what it returns is dropped."""
+    """Name a provider and what it does in repetition i; what it returns is dropped.
+
+    A slow one may take part in each `every`-th repetition only.
+    """
 
     provider: str
     run: Callable[[int], object]
+    every: int = 1
 
     @staticmethod
     def over(provider: str, work: Callable[[Item], object], items: Sequence[Item]) -> Contender:
@@ -178,7 +187,8 @@ def time_in_turns(
     gc.disable()
     try:
         for repetition in range(warm_up + repetitions):
-            for contender in draw.sample(contenders, len(contenders)):
+            present = [each for each in contenders if repetition % each.every == 0]
+            for contender in draw.sample(present, len(present)):
                 began = time.perf_counter()
                 kept = contender.run(repetition)
                 ended = time.perf_counter()

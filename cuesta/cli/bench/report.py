@@ -42,12 +42,15 @@ def write_json(result: BenchResult, path: Path) -> None:
 
 
 def save(result: BenchResult, folder: Path) -> list[Path]:
-    """Write NAME_HARDWARE_DATE.md and .json into `folder`; return their paths."""
-    stem = f"{result.bench}_{result.machine.slug()}_{result.machine.date[:10]}"
+    """Write NAME_HARDWARE_DATE.md and .json into `folder`, and pictures; return their paths."""
+    stem = _stem(result)
     page, data = folder / f"{stem}.md", folder / f"{stem}.json"
     write_text(page, markdown(result))
     write_json(result, data)
-    return [page, data]
+    pictures = [folder / f"{stem}_{name}.png" for name in result.pictures]
+    for path, picture in zip(pictures, result.pictures.values(), strict=True):
+        path.write_bytes(picture)
+    return [page, data, *pictures]
 
 
 def print_result(result: BenchResult) -> None:
@@ -71,6 +74,8 @@ def markdown(result: BenchResult) -> str:
     lines += [f"* {line}" for line in _where(result)]
     lines += [f"* **{QUICK}**"] if result.quick else []
     lines += ["", LEGEND, ""]
+    for name in result.pictures:
+        lines += [f"![{name}]({_stem(result)}_{name}.png)", ""]
     for case, rows in _by_case(result):
         lines += [
             f"## {case}",
@@ -83,6 +88,10 @@ def markdown(result: BenchResult) -> str:
     if result.notes:
         lines += ["## Notes", "", *(f"* {note}" for note in result.notes), ""]
     return "\n".join(lines)
+
+
+def _stem(result: BenchResult) -> str:
+    return f"{result.bench}_{result.machine.slug()}_{result.machine.date[:10]}"
 
 
 def _by_case(result: BenchResult) -> Iterator[tuple[str, list[Row]]]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.autograd.function import BackwardCFunction, FunctionCtx
 from torch.utils.flop_counter import register_flop_formula
 
 from cuesta.ops.attended_rows import Band, Mask, check_rows, count_pairs
@@ -89,12 +88,12 @@ def _(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, *_: object) -> tuple[Tensor
     return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
 
 
-def _setup(ctx: FunctionCtx, inputs: tuple[object, ...], output: Tensor) -> None:
-    q, k, v, q_offsets, offsets, *ctx.settings = inputs  # type: ignore[attr-defined]
-    ctx.save_for_backward(q, k, v, q_offsets, offsets)  # type: ignore[arg-type]
+def _setup(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    q, k, v, q_offsets, offsets, *ctx.settings = inputs
+    ctx.save_for_backward(q, k, v, q_offsets, offsets)
 
 
-def _backward(ctx: BackwardCFunction, grad: Tensor) -> tuple[Tensor | None, ...]:
+def _backward(ctx, grad):  # type: ignore[no-untyped-def]
     grads = torch.ops.cuesta.gdpa_backward(grad, *ctx.saved_tensors, *ctx.settings)
     return *grads, *(None,) * 7
 

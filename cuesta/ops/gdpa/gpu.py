@@ -30,6 +30,7 @@ from cuesta.ops.attended_rows_triton import (
     shape_of,
     store_tile,
     tile_start,
+    zeros,
 )
 from cuesta.ops.gdpa.activations import FORMULAS, GELU_CUBIC, GELU_RATE, GELU_RATE_BF16, LEAK
 
@@ -97,7 +98,7 @@ def _forward_kernel(
     first = tile * SHAPE.block_q
     i = first + tl.arange(0, SHAPE.block_q)  # [Tq]
     query = load_queries(q, row, first, head, True, SHAPE)  # [Tq, D]
-    total = tl.zeros([SHAPE.block_q, SHAPE.value_columns], tl.float32)  # [Tq, C]
+    total = zeros(SHAPE.block_q, SHAPE.value_columns)  # [Tq, C]
     met = keys_met(row, first, SHAPE)
     for IS_EDGE in tl.static_range(2):
         for n in range(met.num_edges if IS_EDGE else met.num_whole):
@@ -130,7 +131,7 @@ def _query_grad_kernel(
     i = first + tl.arange(0, SHAPE.block_q)  # [Tq]
     query = load_queries(q, row, first, head, True, SHAPE)  # [Tq, D]
     slope = load_results(grad, row, first, head, True, SHAPE)  # [Tq, C]
-    total = tl.zeros([SHAPE.block_q, SHAPE.columns], tl.float32)  # [Tq, D]
+    total = zeros(SHAPE.block_q, SHAPE.columns)  # [Tq, D]
     met = keys_met(row, first, SHAPE)
     for IS_EDGE in tl.static_range(2):
         for n in range(met.num_edges if IS_EDGE else met.num_whole):
@@ -162,8 +163,8 @@ def _key_grad_kernel(
     j = first + tl.arange(0, SHAPE.block_k)  # [T]
     key = load_keys(k, row, first, head, True, SHAPE)  # [T, D]
     value = load_values(v, row, first, head, True, SHAPE)  # [T, C]
-    key_slope = tl.zeros([SHAPE.block_k, SHAPE.columns], tl.float32)  # [T, D]
-    value_slope = tl.zeros([SHAPE.block_k, SHAPE.value_columns], tl.float32)  # [T, C]
+    key_slope = zeros(SHAPE.block_k, SHAPE.columns)  # [T, D]
+    value_slope = zeros(SHAPE.block_k, SHAPE.value_columns)  # [T, C]
     met = queries_met(row, first, SHAPE)
     for IS_EDGE in tl.static_range(2):
         for n in range(met.num_edges if IS_EDGE else met.num_whole):

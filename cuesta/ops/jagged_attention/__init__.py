@@ -13,7 +13,6 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.function import BackwardCFunction, FunctionCtx
 from torch.utils.flop_counter import register_flop_formula
 
 from cuesta.ops.attended_rows import (
@@ -248,12 +247,12 @@ def _(
     return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v), dbias
 
 
-def _setup(ctx: FunctionCtx, inputs: tuple[object, ...], output: tuple[Tensor, Tensor]) -> None:
-    q, k, v, q_offsets, offsets, bias, pairs, *ctx.settings = inputs  # type: ignore[attr-defined]
-    ctx.save_for_backward(q, k, v, *output, q_offsets, offsets, bias, pairs)  # type: ignore[arg-type]
+def _setup(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    q, k, v, q_offsets, offsets, bias, pairs, *ctx.settings = inputs
+    ctx.save_for_backward(q, k, v, *output, q_offsets, offsets, bias, pairs)
 
 
-def _backward(ctx: BackwardCFunction, grad: Tensor, lse_grad: Tensor) -> tuple[Tensor | None, ...]:
+def _backward(ctx, grad, lse_grad):  # type: ignore[no-untyped-def]
     *_saved, bias, _ = ctx.saved_tensors
     dq, dk, dv, dbias = torch.ops.cuesta.jagged_attention_backward(
         grad, lse_grad, *ctx.saved_tensors, *ctx.settings

@@ -4,8 +4,9 @@ Forward walks the keys that its tile of queries meets, and keeps the maximum and
 query's softmax so far. Backward computes the scores anew twice: a program a tile of queries gives
 the gradients of these and of the biases, a program a tile of keys those of keys and values. There
 are no atomics, so results have the same bits every time: gradients of queries that are every row's
-are summed over a chunk of rows a program, in order, then over the chunks. Scores are kept as powers
-of two. A query that sees no key has the level inf, and weights of 2^-inf.
+are summed over a chunk of rows a program, in order, then over the chunks. Weights are powers of
+two, so scores are scaled by `rate`, the scale times log2(e). A query that sees no key has the level
+inf, and weights 2^-inf.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from cuesta.ops.attended_rows_triton import (
     shape_of,
     store_tile,
     tile_start,
+    zeros,
 )
 
 CHUNK_PROGRAMS = 1024  # at most, among which the rows are dealt when they share queries
@@ -52,7 +54,7 @@ def jagged_attention(
     lse = v.new_empty(num_out, num_heads, dtype=torch.float32)
     if out.numel():
         queries, keys = lengths_of(q_offsets, offsets, q.shape[0])
-        blocks = blocks_for(out, num_rows, q.shape[2], is_backward=False)
+        blocks = blocks_for(out, num_rows, q.shape[2], is_backward=False, bias=bias)
         schedule = schedule_of(queries, keys, num_out, blocks.own)
         band = Band(before, after, aligns_last)
         shape = shape_of(q, v, band, blocks.own, blocks.met, longest=longest, bias=bias)
@@ -82,7 +84,7 @@ def jagged_attention_backward(
     dq = _query_grad(tensors, (lse_grad, out, lse, None if bias is None else dbias), numbers, band)
     if k.numel():
         queries, keys = lengths_of(q_offsets, offsets, q.shape[0])
-        blocks = blocks_for(k, keys.numel(), v.shape[2], is_backward=True)
+        blocks = blocks_for(k, keys.numel(), v.shape[2], is_backward=True, bias=bias)
         schedule = schedule_of(keys, queries, k.shape[0], blocks.own)
         _key_grad_kernel[(schedule.bound * k.shape[1],)](
             *tensors, dk, dv, schedule.order, schedule.starts, *numbers,
@@ -93,29 +95,31 @@ def jagged_attention_backward(
 
 
 def _query_grad(
-    tensors: tuple[Tensor | None, ...], own: tuple[Tensor | None, ...],
+    tensors: tuple[Tensor | None, ...], results: tuple[Tensor | None, ...],
     numbers: tuple[int | float, ...], band: Band,
 ) -> Tensor:  # fmt: skip
     """Return the gradient of queries; write those of biases, and the levels that other kernels read."""
     _, q, _, v, q_offsets, offsets, bias, *_ = tensors
+    _, out, *_ = results
     num_out, num_rows, num_queries = numbers[:3]
     if num_out * q.shape[1] == 0:
         return torch.zeros_like(q)
-    blocks = blocks_for(own[1], num_rows, q.shape[2], is_backward=True)
+    blocks = blocks_for(out, num_rows, q.shape[2], is_backward=True, bias=bias)
     shape = shape_of(q, v, band, blocks.own, blocks.met, longest=numbers[-1], bias=bias)
     if q_offsets is not None:
         dq = torch.empty_like(q)
         queries, keys = lengths_of(q_offsets, offsets, num_queries)
         schedule = schedule_of(queries, keys, num_queries, blocks.own)
         _query_grad_kernel[(schedule.bound * q.shape[1],)](
-            *tensors, *own, dq, schedule.order, schedule.starts, *numbers, shape, **blocks.options
-        )
+            *tensors, *results, dq, schedule.order, schedule.starts, *numbers, shape,
+            **blocks.options,
+        )  # fmt: skip
         return dq
     num_tiles = triton.cdiv(num_queries, blocks.own) * q.shape[1]
     chunk = triton.cdiv(num_rows, triton.cdiv(CHUNK_PROGRAMS, num_tiles))  # of rows
     parts = q.new_empty(triton.cdiv(num_rows, chunk), *q.shape, dtype=torch.float32)
     _shared_query_grad_kernel[(num_tiles * parts.shape[0],)](
-        *tensors, *own, parts, chunk, *numbers, shape, **blocks.options
+        *tensors, *results, parts, chunk, *numbers, shape, **blocks.options
     )
     return parts.sum(0).to(q.dtype)
 
@@ -160,10 +164,11 @@ def _attend(query, k, v, bias, row, first, head, rate, SHAPE: tl.constexpr):
     """Return of queries `first` on the sum of the values of keys, weighted by 2^(score - top); top,
     the largest score; and the sum of the weights.
     """
-    i = first + tl.arange(0, SHAPE.block_q)  # [Tq]
-    total = tl.zeros([SHAPE.block_q, SHAPE.value_columns], tl.float32)  # [Tq, C]
-    top = tl.full([SHAPE.block_q], float("-inf"), tl.float32)
-    mass = tl.zeros([SHAPE.block_q], tl.float32)
+    BLOCK_Q: tl.constexpr = SHAPE.block_q
+    i = first + tl.arange(0, BLOCK_Q)  # [Tq]
+    total = zeros(BLOCK_Q, SHAPE.value_columns)  # [Tq, C]
+    top = tl.full([BLOCK_Q], float("-inf"), tl.float32)
+    mass = tl.zeros([BLOCK_Q], tl.float32)
     met = keys_met(row, first, SHAPE)
     for IS_EDGE in tl.static_range(2):
         for n in range(met.num_edges if IS_EDGE else met.num_whole):
@@ -219,7 +224,7 @@ def _query_grad_kernel(
     index, tile = find_tile(order, starts, number, num_rows)
     row = find_row(index, q_offsets, offsets, num_queries, before, after, longest, SHAPE)
     first = tile * SHAPE.block_q
-    total = tl.zeros([SHAPE.block_q, SHAPE.columns], tl.float32)  # [Tq, D]
+    total = zeros(SHAPE.block_q, SHAPE.columns)  # [Tq, D]
     total = _add_query_grad(
         total, grad, q, k, v, bias, pairs, levels, lse_grad, out, lse, dbias,
         index, row, first, head, num_out, num_pairs, rate, longest, SHAPE,
@@ -244,7 +249,7 @@ def _shared_query_grad_kernel(
     num_tiles = tl.cdiv(num_queries, SHAPE.block_q)
     first = tl.program_id(0) // SHAPE.heads % num_tiles * SHAPE.block_q
     part = (tl.program_id(0) // SHAPE.heads // num_tiles).to(tl.int64)
-    total = tl.zeros([SHAPE.block_q, SHAPE.columns], tl.float32)  # [K, D]
+    total = zeros(SHAPE.block_q, SHAPE.columns)  # [K, D]
     for n in range(tl.minimum(chunk, num_rows - part * chunk)):
         index = part * chunk + n
         row = find_row(index, q_offsets, offsets, num_queries, before, after, longest, SHAPE)
@@ -353,8 +358,8 @@ def _key_grad(
     j = first + tl.arange(0, SHAPE.block_k)  # [T]
     key = load_keys(k, row, first, head, True, SHAPE)  # [T, D]
     value = load_values(v, row, first, head, True, SHAPE)  # [T, C]
-    key_slope = tl.zeros([SHAPE.block_k, SHAPE.columns], tl.float32)  # [T, D]
-    value_slope = tl.zeros([SHAPE.block_k, SHAPE.value_columns], tl.float32)  # [T, C]
+    key_slope = zeros(SHAPE.block_k, SHAPE.columns)  # [T, D]
+    value_slope = zeros(SHAPE.block_k, SHAPE.value_columns)  # [T, C]
     levels += head * num_out + row.out_begin
     deltas = levels + tl.cast(num_out, tl.int64) * SHAPE.heads
     met = queries_met(row, first, SHAPE)
@@ -389,8 +394,4 @@ def _key_grad(
 @triton.jit
 def _load_numbers(numbers, i, length, IS_EDGE: tl.constexpr):
     """Return numbers `i` of `length`; beyond, 0, as queries and gradients are: nothing moves."""
-    if IS_EDGE:
-        number = tl.load(numbers + i, mask=i < length, other=0.0)
-    else:
-        number = tl.load(numbers + i)
-    return number
+    return tl.load(numbers + i, mask=i < length, other=0.0) if IS_EDGE else tl.load(numbers + i)

@@ -29,7 +29,7 @@ def jagged_attention(
         scores, seen = _scores(q, k, bias, row, band, scale)
         softmaxed = scores if longest else scores.masked_fill(~seen, -torch.inf)
         lse[row.out] = torch.logsumexp(softmaxed, 2).T
-        weights = torch.exp(softmaxed - lse[row.out].T[:, :, None]).nan_to_num(0.0)
+        weights = _softmax(softmaxed, lse[row.out])
         if longest:
             weights = weights * seen / longest
         out[row.out] = torch.einsum("hqk,khc->qhc", weights.to(v.dtype), v[row.keys])
@@ -49,7 +49,7 @@ def jagged_attention_backward(
     for row in _rows(q, q_offsets, offsets, pairs, longest):
         scores, seen = _scores(q, k, bias, row, band, scale)
         softmaxed = scores if longest else scores.masked_fill(~seen, -torch.inf)
-        weights = torch.exp(softmaxed - lse[row.out].T[:, :, None]).nan_to_num(0.0)
+        weights = _softmax(softmaxed, lse[row.out])
         kept = weights * seen / longest if longest else weights
         dv[row.keys] = torch.einsum("hqk,qhc->khc", kept.to(q.dtype), grad[row.out]).to(dv.dtype)
         moved = torch.einsum("qhc,khc->hqk", grad[row.out], v[row.keys]).to(dv.dtype)
@@ -117,6 +117,14 @@ def _scores(
         place = place + (num_keys - num_queries)
     key = torch.arange(num_keys, device=q.device)
     return scores, (key >= place - before) & (key <= place + after)
+
+
+def _softmax(scores: Tensor, lse: Tensor) -> Tensor:
+    """Return exp(scores - lse) of scores [H, queries, keys] and lse [queries, H]; zeros for a query
+    that sees no key.
+    """
+    total = lse.masked_fill(lse == -torch.inf, 0.0)
+    return torch.exp(scores - total.T[:, :, None])
 
 
 def _wide(tensor: Tensor) -> torch.dtype:

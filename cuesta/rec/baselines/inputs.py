@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from cuesta.data.batch import RankingBatch
 from cuesta.data.schema import Schema
 from cuesta.errors import UserError
-from cuesta.nn import EmbeddingBags, Storage, Table, TargetAttention
-from cuesta.ops import RowwiseAdagrad, TableOptimizer
+from cuesta.nn import EmbeddingBags, JaggedEncoder, Storage, Table, TargetAttention, TargetPooling
+from cuesta.ops import Mask, RowwiseAdagrad, TableOptimizer
 
 CLIP = 4.0  # standard deviations beyond which a dense value says no more
+_NUM_MEASURES = 2  # of an event beside its vectors: its value and its age
 
 
 @final
@@ -34,17 +35,21 @@ class InputConfig:
     features of the candidate that a past event is likened to. `pooling` is how a history becomes
     one vector: `mean` of its embeddings, weighted by its weights; `attention` to the target, which
     pools the weights of the history feature `values_of`, older events counting less by the weights
-    of `ages_of`; or `none` to leave it out. `left_out` names features not to use.
+    of `ages_of`; `jagged`, which adds to that the events themselves, each put into the context of
+    those before it by `num_layers` of self-attention (within `window` events) and pooled by the
+    target; or `none` to leave it out. `left_out` names features not to use.
     """
 
     dim: int = 16
     target: tuple[str, ...] = ()
     history: tuple[str, ...] = ()
-    pooling: Literal["mean", "attention", "none"] = "attention"
+    pooling: Literal["mean", "attention", "jagged", "none"] = "attention"
     values_of: str | None = None
     ages_of: str | None = None
     num_heads: int = 4
     head_dim: int = 8
+    num_layers: int = 1
+    window: int | None = None
     left_out: tuple[str, ...] = ()
     init_scale: float = 1.0
     storage: Storage = "float32"
@@ -113,7 +118,7 @@ class Inputs(nn.Module):
                     f"model.inputs names feature {name!r}; the schema has {', '.join(names)}"
                 )
         skipped = {*config.left_out, *(config.history if config.pooling == "none" else ())}
-        self.attended = config.history if config.pooling == "attention" else ()
+        self.attended = config.history if config.pooling in ("attention", "jagged") else ()
         used = [feature for feature in schema.features if feature.name not in skipped]
         self.tables = EmbeddingBags(
             [
@@ -146,6 +151,19 @@ class Inputs(nn.Module):
                 width, num_heads=config.num_heads, head_dim=config.head_dim
             )
             self.history_width = 3 * config.num_heads
+            if config.pooling == "jagged":
+                self._add_encoder(width)
+
+    def _add_encoder(self, target_width: int) -> None:
+        config = self.config
+        width = config.num_heads * config.head_dim
+        mask = Mask(causal=True, window=config.window)
+        self.event = nn.Linear(config.dim * len(config.history) + _NUM_MEASURES, width)
+        self.encoder = JaggedEncoder(
+            width, num_layers=config.num_layers, num_heads=config.num_heads, mask=mask
+        )
+        self.pool = TargetPooling(target_width, width, num_heads=config.num_heads)
+        self.history_width += width
 
     @property
     def num_vectors(self) -> int:
@@ -165,14 +183,20 @@ class Inputs(nn.Module):
 
     def _attend(self, batch: RankingBatch, target: Float[Tensor, "B C"]) -> Float[Tensor, "B K"]:
         """Pool, by attention, the value of each past event, its size, and how much was attended at
-        all.
+        all; and, jagged, the encoded events.
         """
         events = self.tables.rows(batch.features, self.attended)
-        key = self.key(torch.cat([event.values for event in events], 1))  # [T, C]
+        vectors = torch.cat([event.values for event in events], 1)
+        key = events[0].with_values(self.key(vectors))  # [T, C]
         names = self.config
-        value = torch.ones_like(key[:, 0])
+        value = torch.ones_like(key.values[:, 0])
         if names.values_of is not None:
             value = batch.features.weights_of(names.values_of)
         age = None if names.ages_of is None else batch.features.weights_of(names.ages_of)
         values = torch.stack([value, value.abs(), torch.ones_like(value)], 1)  # [T, 3]
-        return self.attention(target, events[0].with_values(key), values, age)
+        pooled = self.attention(target, key, values, age)
+        if names.pooling != "jagged":
+            return pooled
+        measures = torch.stack([value, torch.zeros_like(value) if age is None else age], 1)
+        seen = events[0].with_values(self.event(torch.cat([vectors, measures], 1)))
+        return torch.cat([pooled, self.pool(target, self.encoder(seen))], 1)
