@@ -254,7 +254,10 @@ def attend_backward(
                     bias_at, bias_stride = _bias_layout(rows, row, head)
                     add_bias(scores, rows.scale, rows.bias, bias_at, bias_stride, block)
                     scale = _ONE
-                steepen(scores, scale, moved, out, block, lse_lanes, delta_lanes, share)
+                steepen(
+                    scores, scale, moved, out, block, lse_lanes, delta_lanes, share,
+                    rows.pairs.size > 0,
+                )  # fmt: skip
                 if rows.pairs.size > 0:
                     bias_at = rows.pairs[row] + head * (dbias.size // heads)
                     put_bias_slopes(moved, dbias, bias_at, bias_stride, block)

@@ -31,14 +31,12 @@ from cuesta.ops.numba_decorators import FLAGS
 from cuesta.ops.numba_support import kernel, num_threads, view
 from cuesta.ops.tiles import has_amx
 
-SPAN = 384  # queries of a unit, so that the keys of a long row are packed once for many queries
+SPAN = 1024  # queries of a unit, so that the keys of a long row are packed once for many queries
 NUM_TASKS = 64  # of units, when there are more
 NUM_CHUNKS = 16  # of rows over which the gradient of shared queries is summed in order
 
 # Without _nrt=False each slice of a buffer counts a reference to it, atomically.
-_bare = numba.njit(
-    cache=True, nogil=True, fastmath=FLAGS, error_model="numpy", _nrt=False
-)
+_bare = numba.njit(cache=True, nogil=True, fastmath=FLAGS, error_model="numpy", _nrt=False)
 
 
 class Rows(NamedTuple):

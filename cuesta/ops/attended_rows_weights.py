@@ -21,6 +21,7 @@ from cuesta.ops.lane_math import (
     larger,
     number,
     power_of_two,
+    rough_power_of_two,
     sigmoid,
     where_positive,
     within,
@@ -145,10 +146,12 @@ def soften(scores, scale, weights, block, largest, totals, decays, is_meta):
         store(decays, n, decay)
         total = decay * load(totals, n)
         for j in range(0, block.num_keys, 2):
-            low = _weight(scores, high_scale, low_scale, block, j, n, best, is_meta)
+            low = _weight(weights, scores, high_scale, low_scale, block, j, n, best, is_meta)
             high = zeros()
             if j < last:
-                high = _weight(scores, high_scale, low_scale, block, j + 1, n, best, is_meta)
+                high = _weight(
+                    weights, scores, high_scale, low_scale, block, j + 1, n, best, is_meta
+                )
             total = total + (low + high)
             if is_meta:
                 low = seen(block, j, n, low, zeros())
@@ -159,10 +162,25 @@ def soften(scores, scale, weights, block, largest, totals, decays, is_meta):
 
 
 @inlined
-def _weight(scores, high_scale, low_scale, block, j, n, best, is_meta):
+def _weight(weights, scores, high_scale, low_scale, block, j, n, best, is_meta):
     score = load(scores, j * block.stride + n)
-    weight = power_of_two(spread(high_scale) * score + (spread(low_scale) * score - best))
+    weight = _power(weights, score, high_scale, low_scale, best)
     return weight if is_meta else seen(block, j, n, weight, zeros())
+
+
+def _power(weights, score, high_scale, low_scale, best):
+    """Return 2^(scale * score - best) as exactly as the array of weights holds it."""
+
+
+@overload(_power, jit_options={"fastmath": FLAGS})
+def _power_as(weights, score, high_scale, low_scale, best):
+    if weights.dtype == types.uint32:
+        return lambda weights, score, high_scale, low_scale, best: rough_power_of_two(
+            spread(high_scale) * score - best
+        )
+    return lambda weights, score, high_scale, low_scale, best: power_of_two(
+        spread(high_scale) * score + (spread(low_scale) * score - best)
+    )
 
 
 @inner
@@ -191,12 +209,12 @@ class Slopes(NamedTuple):
 
 
 @inner
-def steepen(scores, scale, moved, out, block, lse, delta, share):
+def steepen(scores, scale, moved, out, block, lse, delta, share, keeps):
     """Turn scores, and `moved`, the slopes of weights, into weights P and the slopes of the scores.
 
     Standard: slope = P (moved - delta) of the pairs that are seen. Meta's, where `share`, one over
-    N, is above 0: slope = P (share * moved - delta), moved alone being hidden. Slopes are left in
-    `moved` too.
+    N, is above 0: slope = P (share * moved - delta), moved alone being hidden. `keeps` leaves the
+    slopes in `moved`, which float32 lanes share with `out`.
     """
     stays_a_call()
     stride = block.stride
@@ -210,7 +228,9 @@ def steepen(scores, scale, moved, out, block, lse, delta, share):
                 high, high_slope = _softmax_slope(
                     scores, scale, moved, j + 1, n, block, load(lse, n), load(delta, n), share
                 )
-            _put_slopes(out, moved, j, n, stride, low, high, low_slope, high_slope)
+            _put_slopes(
+                out.right, out, moved, j, n, stride, low, high, low_slope, high_slope, keeps
+            )
     _clear_slopes(out, block)
 
 
@@ -238,7 +258,9 @@ def steepen_activation(scores, moved, out, block, activation):
             high, high_slope = zeros(), zeros()
             if j + 1 < block.num_keys:
                 high, high_slope = _activation_slope(scores, moved, j + 1, n, block, activation)
-            _put_slopes(out, moved, j, n, stride, low, high, low_slope, high_slope)
+            _put_slopes(
+                out.right, out, moved, j, n, stride, low, high, low_slope, high_slope, False
+            )
     _clear_slopes(out, block)
 
 
@@ -251,12 +273,28 @@ def _activation_slope(scores, moved, j, n, block, activation):
     return weight, seen(block, j, n, slope, zeros())
 
 
-@inlined
-def _put_slopes(out, moved, j, n, stride, low, high, low_slope, high_slope):
-    _put_rows(moved, j, n, stride, low_slope, high_slope)
-    _put_rows(out.left_weights, j, n, stride, low, high)
-    _put_rows(out.left, j, n, stride, low_slope, high_slope)
-    put_right(out.right, j, n, stride, low_slope, high_slope)
+def _put_slopes(right, out, moved, j, n, stride, low, high, low_slope, high_slope, keeps):
+    """Write weights and slopes of keys j and j + 1; `keeps` leaves the slopes in `moved` as well."""
+
+
+@overload(_put_slopes, jit_options={"fastmath": FLAGS})
+def _put_slopes_as(right, out, moved, j, n, stride, low, high, low_slope, high_slope, keeps):
+    if right.dtype == types.float32:
+
+        def into_one(right, out, moved, j, n, stride, low, high, low_slope, high_slope, keeps):
+            _put_rows(out.left_weights, j, n, stride, low, high)
+            _put_rows(out.left, j, n, stride, low_slope, high_slope)
+
+        return into_one
+
+    def into_both(right, out, moved, j, n, stride, low, high, low_slope, high_slope, keeps):
+        _put_rows(out.left_weights, j, n, stride, low, high)
+        _put_rows(out.left, j, n, stride, low_slope, high_slope)
+        put_right(right, j, n, stride, low_slope, high_slope)
+        if keeps:
+            _put_rows(moved, j, n, stride, low_slope, high_slope)
+
+    return into_both
 
 
 @inner

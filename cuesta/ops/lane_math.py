@@ -22,6 +22,7 @@ _INTS = ir.VectorType(ir.IntType(32), WIDTH)
 _POWER = (
     1.5353337e-4, 1.3398875e-3, 9.618438e-3, 5.5503324e-2, 0.24022648, 0.6931472, 1.0,
 )  # fmt: skip
+_ROUGH_POWER = (9.5828502e-3, 5.5906426e-2, 0.240240991, 0.693124175, 1.0)  # within 3e-6
 _LOG2_E, _LN_2_HIGH, _LN_2_LOW = 1.44269504088896341, 0.693359375, -2.12194440e-4
 _SMALLEST = -125.0  # 2 to this and a half less is a normal float32
 
@@ -39,12 +40,12 @@ def _nearest(builder, x):
     return builder.call(declared(builder, "llvm.roundeven.v16f32", kind), [x])
 
 
-def _power(builder, whole, part):
+def _power(builder, whole, part, coefficients=_POWER):
     """Return 2 to the whole + part, |part| at most a half; 0 instead of numbers below the normal ones,
     which would slow every product they enter down.
     """
-    y = _every(_POWER[0])
-    for coefficient in _POWER[1:]:
+    y = _every(coefficients[0])
+    for coefficient in coefficients[1:]:
         y = _fused(builder, y, part, _every(coefficient))
     is_small = builder.fcmp_ordered("olt", whole, _every(_SMALLEST))
     if _HAS_AVX512:
@@ -57,15 +58,22 @@ def _power(builder, whole, part):
     return builder.select(is_small, _every(0), y)
 
 
-@intrinsic
-def power_of_two(typing_context, value):
-    """Return 2 to the power of every lane up to 127; of NaN, NaN."""
+def _power_of_two(coefficients):
+    @intrinsic
+    def power(typing_context, value):
+        def generate(context, builder, signature, arguments):
+            whole = _nearest(builder, arguments[0])
+            part = builder.fsub(arguments[0], whole)
+            return _power(builder, whole, part, coefficients)
 
-    def generate(context, builder, signature, arguments):
-        whole = _nearest(builder, arguments[0])
-        return _power(builder, whole, builder.fsub(arguments[0], whole))
+        return lanes(lanes), generate
 
-    return lanes(lanes), generate
+    return power
+
+
+# Return 2 to the power of every lane up to 127; of NaN, NaN. The second is for results that are
+# rounded to bfloat16.
+power_of_two, rough_power_of_two = _power_of_two(_POWER), _power_of_two(_ROUGH_POWER)
 
 
 @intrinsic

@@ -108,13 +108,8 @@ def _lane_tile(num_rows: int, num_vectors: int):
                 place = builder.add(c_at, builder.mul(row, c_row))
                 for n in range(num_vectors):
                     targets[m, n] = builder.gep(c, [builder.add(place, _INT(WIDTH * n))])
-            with builder.if_else(builder.icmp_signed("!=", adds, _INT(0))) as (adding, fresh):
-                with adding:
-                    for place in grid:
-                        builder.store(lanes_at(builder, targets[place]), sums[place])
-                with fresh:
-                    for place in grid:
-                        builder.store(ir.Constant(_FLOATS, None), sums[place])
+            for place in grid:
+                builder.store(ir.Constant(_FLOATS, None), sums[place])
             with cgutils.for_range(builder, depth) as loop:
                 row = builder.gep(b, [builder.add(b_at, builder.mul(loop.index, b_row))])
                 vectors = [
@@ -128,6 +123,12 @@ def _lane_tile(num_rows: int, num_vectors: int):
                         more = builder.fmul(factor, vectors[n], flags=("contract",))
                         total = builder.fadd(builder.load(sums[m, n]), more, flags=("contract",))
                         builder.store(total, sums[m, n])
+            with builder.if_then(builder.icmp_signed("!=", adds, _INT(0))):
+                for place in grid:  # all before the first is written: places may repeat
+                    total = builder.fadd(
+                        lanes_at(builder, targets[place]), builder.load(sums[place])
+                    )
+                    builder.store(total, sums[place])
             for place in grid:
                 put_lanes(builder, builder.load(sums[place]), targets[place])
             return context.get_dummy_value()

@@ -10,14 +10,17 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from cuesta.ops import (
+    Mask,
     TableLayout,
     array_jagged_bmm_jagged_out,
     dense_jagged_cat_jagged_out,
     dot_interaction,
     embedding_bag,
     embedding_rows,
+    gdpa,
     jagged2_softmax,
     jagged2_to_padded_dense,
+    jagged_attention,
     jagged_dense_bmm,
     jagged_dense_elementwise_add,
     jagged_dense_elementwise_mul_jagged_out,
@@ -26,6 +29,7 @@ from cuesta.ops import (
     jagged_self_subtraction_jagged_out,
     jagged_softmax,
     pad,
+    seed_attention,
     segment_reduce,
     unpad,
 )
@@ -59,7 +63,17 @@ def samples() -> dict[str, tuple[object, ...]]:
     ]
     storage = numbers(LAYOUT.storage)
     vectors = (numbers(3, 4, learns=True), numbers(3, 2, 4, learns=True))
+    attended = [numbers(*shape) for shape in ((4, 2, 3), (5, 2, 3), (5, 2, 3))]
+    rows = (torch.tensor([0, 1, 3, 4]), OFFSETS)  # 1 x 2, 2 x 0 and 1 x 3 pairs
+    bias, pairs = numbers(2, 5), torch.tensor([0, 2, 2, 5])
+    band = (2, 1, True, 0.5)
+    leaves = [each.clone().requires_grad_() for each in attended]
+    attention = (*attended, numbers(4, 2, 3), numbers(4, 2), *rows, bias, pairs, *band, 0)
     return {
+        "jagged_attention": (*leaves, *rows, bias.clone().requires_grad_(), pairs, *band, 0),
+        "jagged_attention_backward": (numbers(4, 2, 3), numbers(4, 2), *attention),
+        "gdpa": (*leaves, *rows, 2, *band),
+        "gdpa_backward": (numbers(4, 2, 3), *attended, *rows, 2, *band),
         "dot_interaction": vectors,
         "dot_interaction_backward": (numbers(3, 7), *(each.detach() for each in vectors)),
         "segment_sum": (numbers(5, 2, learns=True), OFFSETS, True),
@@ -131,6 +145,16 @@ def test_embedding_bag_compiles_without_a_graph_break() -> None:
     assert_compiles(run, numbers(6, learns=True), numbers(LAYOUT.storage))
 
 
+def test_attention_compiles_without_a_graph_break() -> None:
+    def run(values: Tensor, offsets: Tensor) -> Tensor:
+        rows = Ragged(values.sin().view(5, 2, 3), offsets)
+        context = jagged_attention(rows, rows, rows, mask=Mask(causal=True))
+        pooled = seed_attention(values[:2].view(2, 2, 3), context, rows)
+        return pooled.sum() + gdpa(rows, context, rows).values.square().sum()
+
+    assert_compiles(run, numbers(5, 6, learns=True), OFFSETS)
+
+
 def test_dot_interaction_compiles_without_a_graph_break() -> None:
     def run(dense: Tensor, sparse: Tensor) -> Tensor:
         return dot_interaction(dense.sin(), sparse).square()
@@ -192,6 +216,21 @@ def test_a_ranker_exports_with_a_dynamic_batch_and_dynamic_lengths() -> None:
         torch.tensor([0, 0, 3, 3, 7]),
     )
     assert torch.equal(exported.module()(*other), ranker(*other))
+
+
+def test_attention_counts_the_pairs_that_are_seen() -> None:
+    q = Ragged.from_lengths(numbers(4, 2, 3, learns=True), [1, 0, 3])
+    k = Ragged.from_lengths(numbers(7, 2, 3), [2, 1, 4])
+    num_pairs = {Mask(): 1 * 2 + 3 * 4, Mask(causal=True): 2 + 2 + 3 + 4, Mask(window=0): 1 + 3}
+    for mask, pairs in num_pairs.items():
+        with FlopCounterMode(display=False) as counter:
+            jagged_attention(q, k, k, mask=mask).values.sum().backward()
+            gdpa(q, k, k, mask=mask).values.sum().backward()
+        counted = counter.get_flop_counts()["Global"]
+        for op in ("jagged_attention", "gdpa"):
+            assert counted[getattr(torch.ops.cuesta, op)] == 2 * 2 * pairs * (3 + 3)
+            backward = getattr(torch.ops.cuesta, f"{op}_backward")
+            assert counted[backward] == 2 * 2 * pairs * (3 * 3 + 2 * 3)
 
 
 def test_flops_are_counted() -> None:

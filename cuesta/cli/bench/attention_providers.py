@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention.flex_attention import BlockMask
 
 from cuesta.cli.bench.attention_cases import Inputs
 from cuesta.cli.bench.attention_trials import Footprint, Provider, Work, padded
@@ -137,18 +138,10 @@ def flex_attention(inputs: Inputs) -> Work:
     """Attend with torch's compiled FlexAttention on the packed rows, where a mask of blocks knows
     which row a position belongs to.
     """
-    from torch.nn.attention.flex_attention import create_block_mask
     from torch.nn.attention.flex_attention import flex_attention as flex
 
     torch.compiler.reset()  # shapes are compiled in; those of other cases need not be kept
-    leaves = packed_leaves(inputs)
-    row, count = inputs.q.row_ids(), leaves[0].shape[0]
-
-    def is_same_row(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return row[query] == row[key]
-
-    device = inputs.q.values.device.type
-    blocks = create_block_mask(is_same_row, None, None, count, count, device=device)
+    leaves, blocks = packed_leaves(inputs), _blocks_of_rows(inputs.q.row_ids())
     compiled = torch.compile(flex, dynamic=False)
 
     def run() -> Tensor:
@@ -158,6 +151,34 @@ def flex_attention(inputs: Inputs) -> Work:
         return compiled(q, k, v, block_mask=blocks)[0].transpose(0, 1)
 
     return Work(leaves, inputs.grad, run)
+
+
+def _blocks_of_rows(row: Tensor, size: int = 128) -> BlockMask:
+    """Return which blocks of positions share a row, and which lie in one row whole.
+
+    torch's `create_block_mask` finds the same by way of a matrix of all positions.
+    """
+    count = row.numel()
+    starts = torch.arange(0, count, size, device=row.device)
+    first, last = row[starts], row[(starts + size - 1).clamp(max=count - 1)]
+    shares = (first[:, None] <= last) & (first <= last[:, None])
+    is_whole = (first == last) & (starts + size <= count)
+    is_full = shares & is_whole & is_whole[:, None]
+
+    def listed(blocks: Tensor) -> tuple[Tensor, Tensor]:
+        order = blocks.int().argsort(dim=1, descending=True, stable=True)
+        return blocks.sum(1).int()[None, None], order.int()[None, None]
+
+    def is_same_row(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return row[query] == row[key]
+
+    return BlockMask.from_kv_blocks(
+        *listed(shares & ~is_full),
+        *listed(is_full),
+        BLOCK_SIZE=size,
+        mask_mod=is_same_row,
+        seq_lengths=(count, count),
+    )
 
 
 def fbgemm_padded(inputs: Inputs) -> Work:
@@ -272,7 +293,7 @@ DENSE = Provider(
 LOOP = Provider(name="loop of SDPA", prepare=looped_sdpa)
 NESTED = Provider(name="nested SDPA", prepare=nested_sdpa)
 UNFUSED = Provider(name="jagged unfused", prepare=jagged_unfused)
-FLEX = Provider(name="FlexAttention", prepare=flex_attention, footprint=Footprint(marks=3))
+FLEX = Provider(name="FlexAttention", prepare=flex_attention)
 FBGEMM_PADDED = Provider(
     name="FBGEMM jagged ops + SDPA",
     prepare=fbgemm_padded,

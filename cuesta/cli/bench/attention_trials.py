@@ -65,23 +65,22 @@ class Work:
 
 
 class Footprint(NamedTuple):
-    """Count what forward holds at once: padded tensors [B, H, L, D], scores [B, H, L, L], and
-    marks [T, T] of a byte each. Backward doubles the first and adds scores once more. Where `is_cut`,
-    rows are padded to the longest of the batch.
+    """Count what forward holds at once: padded tensors [B, H, L, D] and scores [B, H, L, L]. Backward
+    doubles the former and adds scores once more. Where `is_cut`, rows are padded to the longest of
+    the batch.
     """
 
     padded: int = 0
     scores: int = 0
-    marks: int = 0
     is_cut: bool = False
 
     def num_bytes(self, inputs: Inputs, what: str) -> int:
         """Return the bytes that a forward or a step needs, roughly."""
-        is_step = what != FORWARD
         inputs = inputs.cut() if self.is_cut else inputs
-        padded = self.padded * (2 if is_step else 1) * inputs.padded_bytes
-        scores = (self.scores + 1 if is_step and self.scores else self.scores) * inputs.scores_bytes
-        return padded + scores + self.marks * inputs.q.values.shape[0] ** 2
+        if what == FORWARD:
+            return self.padded * inputs.padded_bytes + self.scores * inputs.scores_bytes
+        scores = self.scores + 1 if self.scores else 0
+        return 2 * self.padded * inputs.padded_bytes + scores * inputs.scores_bytes
 
 
 LITTLE = Footprint()
