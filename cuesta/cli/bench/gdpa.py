@@ -57,7 +57,8 @@ def trials(settings: Settings) -> list[Trial]:
             for dtype in DTYPES
         ]
         quick = [Trial(case=case, forward=EVERYONE, step=EVERYONE) for case in cases]
-        return [*quick, Trial(case=cases[0], memory=(CUESTA, EAGER))]
+        weighed = AttentionCase(num_rows=8, longest=256, density=1.0, dtype=torch.float32)
+        return [*quick, Trial(case=weighed, memory=(CUESTA, EAGER))]
     timed = [Trial(case=case, forward=EVERYONE, step=EVERYONE) for case in _cases()]
     return [*timed, Trial(case=_case(512, 0.5, None, torch.float32), memory=EVERYONE)]
 

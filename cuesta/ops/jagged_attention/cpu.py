@@ -8,6 +8,8 @@ from torch import Tensor
 from cuesta.ops.attended_rows_cpu import NUM_CHUNKS, backward, forward, rows_of, uses_tiles
 from cuesta.ops.attended_rows_weights import SOFTMAX
 
+_ROWS_WIDENED = 1024
+
 
 def jagged_attention(
     q: Tensor, k: Tensor, v: Tensor, q_offsets: Tensor | None, offsets: Tensor,
@@ -38,7 +40,7 @@ def jagged_attention_backward(
         q, k, v, q_offsets, offsets, bias, pairs,
         before, after, aligns_last, scale, longest, SOFTMAX,
     )  # fmt: skip
-    delta = torch.linalg.vecdot(out.float(), grad.float()) - lse_grad
+    delta = _products(out, grad) - lse_grad
     shape = (q.shape[1], 0 if bias is None else bias.shape[1])
     dbias = q.new_zeros(shape)
     num_chunks = NUM_CHUNKS if q_offsets is None else 0
@@ -49,3 +51,9 @@ def jagged_attention_backward(
     tiles = uses_tiles(q, v)
     backward(rows, grad, delta, lse, dq, shared_dq, dk, dv, dbias, tiles=tiles)
     return shared_dq.sum(0).to(q.dtype) if num_chunks else dq, dk, dv, dbias
+
+
+def _products(out: Tensor, grad: Tensor) -> Tensor:
+    """Return the products [Tq, H] of outputs and their gradients, widened a few rows at a time."""
+    pieces = zip(out.split(_ROWS_WIDENED), grad.split(_ROWS_WIDENED), strict=True)
+    return torch.cat([torch.linalg.vecdot(a.float(), b.float()) for a, b in pieces])
