@@ -108,7 +108,7 @@ def test_a_signal_saves_and_stops_and_gives_the_handlers_back(
 
     def stop_at_5(progress: Progress) -> None:
         if progress.step == 5:
-            os.kill(os.getpid(), number)
+            signal.raise_signal(number)
 
     with pytest.raises(TrainingStopped, match=f"{number.name}: saved .* at step 5; ") as stopped:
         train(small_recipe(), tmp_path / "run", on_progress=stop_at_5)
@@ -120,8 +120,8 @@ def test_a_signal_saves_and_stops_and_gives_the_handlers_back(
 
 def test_a_second_ctrl_c_interrupts_at_once(tmp_path: Path) -> None:
     def stop_twice(_progress: Progress) -> None:
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
         train(small_recipe(), tmp_path / "run", on_progress=stop_twice)
