@@ -9,7 +9,7 @@ the newest to the oldest), so that queries may be the newest part of a history.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, final
+from typing import NamedTuple, Protocol, final
 
 import torch
 from jaxtyping import Float, Int64
@@ -59,6 +59,15 @@ class Mask:
         before = 0 if self.causal and self.newest_first else width
         after = 0 if self.causal and not self.newest_first else width
         return Band(before, after, not self.newest_first)
+
+
+class Context(Protocol):
+    """What autograd keeps of a call: tensors, and the numbers that follow them."""
+
+    saved_tensors: tuple[Tensor | None, ...]
+    settings: list[int | float]
+
+    def save_for_backward(self, *tensors: Tensor | None) -> None: ...
 
 
 def check_rows(q: Ragged, k: Ragged, v: Ragged) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from cuesta.ops.attended_rows import Band, Mask, check_rows, count_pairs
+from cuesta.ops.attended_rows import Band, Context, Mask, check_rows, count_pairs
 from cuesta.ops.bodies import body
 from cuesta.ops.gdpa.activations import ACTIVATIONS, FORMULAS, SAME_AS, Activation
 from cuesta.ragged import Ragged
@@ -88,12 +88,15 @@ def _(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, *_: object) -> tuple[Tensor
     return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
 
 
-def _setup(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+_Inputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, int, int, int, bool, float]
+
+
+def _setup(ctx: Context, inputs: _Inputs, output: Tensor) -> None:
     q, k, v, q_offsets, offsets, *ctx.settings = inputs
     ctx.save_for_backward(q, k, v, q_offsets, offsets)
 
 
-def _backward(ctx, grad):  # type: ignore[no-untyped-def]
+def _backward(ctx: Context, grad: Tensor) -> tuple[Tensor | None, ...]:
     grads = torch.ops.cuesta.gdpa_backward(grad, *ctx.saved_tensors, *ctx.settings)
     return *grads, *(None,) * 7
 

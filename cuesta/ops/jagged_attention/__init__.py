@@ -17,6 +17,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from cuesta.ops.attended_rows import (
     Band,
+    Context,
     Mask,
     check_heads,
     check_rows,
@@ -247,12 +248,18 @@ def _(
     return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v), dbias
 
 
-def _setup(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+_Inputs = tuple[
+    Tensor, Tensor, Tensor, Tensor | None, Tensor, Tensor | None, Tensor | None,
+    int, int, bool, float, int,
+]  # fmt: skip
+
+
+def _setup(ctx: Context, inputs: _Inputs, output: tuple[Tensor, Tensor]) -> None:
     q, k, v, q_offsets, offsets, bias, pairs, *ctx.settings = inputs
     ctx.save_for_backward(q, k, v, *output, q_offsets, offsets, bias, pairs)
 
 
-def _backward(ctx, grad, lse_grad):  # type: ignore[no-untyped-def]
+def _backward(ctx: Context, grad: Tensor, lse_grad: Tensor) -> tuple[Tensor | None, ...]:
     *_saved, bias, _ = ctx.saved_tensors
     dq, dk, dv, dbias = torch.ops.cuesta.jagged_attention_backward(
         grad, lse_grad, *ctx.saved_tensors, *ctx.settings
