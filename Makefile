@@ -25,7 +25,7 @@ peers: .venv-peers/made
 
 .venv/made-core: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet -e '.[vision]'
+	$(BIN)/python -m pip install --quiet -e '.[vision,view]'
 	touch $@
 
 .venv/made-dev: .venv/made-core

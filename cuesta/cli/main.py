@@ -48,8 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         extra = EXTRAS.get((error.name or "").split(".")[0])
         if extra is None:
             raise
-        remedy = f"pip install 'cuesta[{extra}]'"
-        print(f"cuesta: {error.name} is not installed; {remedy} brings it", file=sys.stderr)
+        remedy = f"pip install 'cuesta[{extra}]' brings it, in a clone pip install -e '.[{extra}]'"
+        print(f"cuesta: {error.name} is not installed; {remedy}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("cuesta: interrupted", file=sys.stderr)

@@ -48,7 +48,9 @@ def _name_of(photos: Path) -> str:
     return photos.parent.name if is_usual and photos.parent.name else own
 
 
-def demo_scene(folder: Path) -> tuple[Reconstruction, dict[str, float]]:
+def demo_scene(
+    folder: Path, *, num_images: int = 16, width: int = 640, height: int = 480
+) -> tuple[Reconstruction, dict[str, float]]:
     """Return a scene rebuilt from generated photos of a landmark, and how right its cameras are."""
     from cuesta.data.scenes.colmap import read_colmap
     from cuesta.data.worlds.make import Size, make_landmarks
@@ -57,7 +59,7 @@ def demo_scene(folder: Path) -> tuple[Reconstruction, dict[str, float]]:
     from cuesta.vision.terrasky3d.recipes import laptop
 
     shutil.rmtree(folder, ignore_errors=True)
-    size = Size(num_scenes=1, num_images=16, width=640, height=480)
+    size = Size(num_scenes=1, num_images=num_images, width=width, height=height)
     with show_stages(sys.stderr) as on_progress:
         truth = make_landmarks(
             folder / "photos",

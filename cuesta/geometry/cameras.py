@@ -138,19 +138,29 @@ class Camera:
         return torch.where(is_found, plane - step, torch.nan)
 
     def resized(self, width: int, height: int) -> Camera:
-        """Return the camera of its images scaled to this size."""
-        factor = (width / self.width, height / self.height)
-        scales = {"fx": factor[0], "cx": factor[0], "fy": factor[1], "cy": factor[1]}
-        if "f" in MODELS[self.model] and abs(factor[0] - factor[1]) * self.width > 1:
+        """Return the camera of its images scaled to this size.
+
+        A model of one focal length scales it as the longer side. Raises `ValueError` where its images
+        have another shape.
+        """
+        if "f" in MODELS[self.model] and not self.has_shape(width, height):
             raise ValueError(
                 f"{self.model} has one focal length: scale {self.width} x {self.height} evenly, "
                 f"not to {width} x {height}"
             )
-        each = [scales.get(name, factor[0] if name == "f" else 1.0) for name in MODELS[self.model]]
+        across, down = width / self.width, height / self.height
+        longer = max(width, height) / max(self.width, self.height)
+        scales = {"f": longer, "fx": across, "cx": across, "fy": down, "cy": down}
+        each = [scales.get(name, 1.0) for name in MODELS[self.model]]
         params = self.params * torch.tensor(
             each, dtype=self.params.dtype, device=self.params.device
         )
         return replace(self, params=params, width=width, height=height)
+
+    def has_shape(self, width: int, height: int) -> bool:
+        """Return whether images of this size are the camera's scaled, up to a pixel of rounding."""
+        longest = max(self.width, self.height, width, height)
+        return abs(self.width * height - self.height * width) <= longest
 
     def to(self, target: torch.dtype | torch.device) -> Camera:
         """Return this camera with its parameters in another dtype or on another device."""

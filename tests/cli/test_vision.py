@@ -9,6 +9,8 @@ import pytest
 
 from cuesta.cli.main import main
 from cuesta.cli.stages import show_stages
+from cuesta.cli.vision import demo_scene
+from cuesta.data.scenes.scene import open_scene
 from cuesta.data.worlds import make
 from tests.vision.terrasky3d.place import take_photos
 
@@ -59,6 +61,15 @@ def test_photos_become_a_scene_with_a_verdict(
         (["none", "--features.max-image-sise", "5"], "did you mean --features.max-image-size"),
         (["none", "--mapping.method", "magic"], "expected one of incremental, global"),
         (["none", "--ingest.frames-per-second", "0"], "above 0 and at most 240"),
+        (["none", "--scale.first", "a.jpg"], "scale.first, scale.second and scale.metres > 0"),
+        (
+            ["none", *("--scale.first", "a", "--scale.second", "b", "--scale.metres", "7")],
+            "none: no such folder",
+        ),
+        (
+            ["none", "--calibrate.intrinsics", "K.txt", "--calibrate.board", "clips"],
+            "calibrate.intrinsics (K.txt) and calibrate.board (clips)",
+        ),
     ],
 )
 def test_a_mistake_is_one_line(
@@ -88,9 +99,26 @@ def test_a_missing_extra_is_one_line(arguments: tuple[str, ...], module: str, ex
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1] == (
-        f"cuesta: {module} is not installed; pip install 'cuesta[{extra}]' brings it"
+        f"cuesta: {module} is not installed; pip install 'cuesta[{extra}]' brings it, "
+        f"in a clone pip install -e '.[{extra}]'"
     )
     assert "Traceback" not in done.stderr
+
+
+def test_make_demo_installs_what_its_scene_is_viewed_with() -> None:
+    makefile = (Path(__file__).parents[2] / "Makefile").read_text()
+    assert "install --quiet -e '.[vision,view]'" in makefile
+
+
+def test_the_demo_rebuilds_a_landmark_and_replaces_an_old_one(tmp_path: Path) -> None:
+    folder = tmp_path / "landmark"
+    folder.mkdir()
+    (folder / "old.txt").write_text("of a run before")
+    result, accuracy = demo_scene(folder, num_images=8, width=320, height=240)
+    assert len(result.images) == 8
+    assert accuracy["auc_at_5_deg"] > 80
+    assert sorted(path.name for path in folder.iterdir()) == ["photos", "scene"]
+    open_scene(folder / "scene")
 
 
 def test_help_lists_every_setting(capsys: pytest.CaptureFixture[str]) -> None:

@@ -135,6 +135,14 @@ def test_a_resized_image_has_resized_pixels(model: str, seed: int) -> None:
     assert_close(camera.resized(320, 240).project(points), camera.project(points) / 2)
 
 
+def test_one_focal_length_bears_sizes_that_were_rounded() -> None:
+    lens = torch.tensor([800.0, 512.0, 341.5, 0.0], dtype=torch.float64)
+    camera = Camera("SIMPLE_RADIAL", lens, 1024, 683).resized(3072, 2048)
+    assert (camera.width, camera.height) == (3072, 2048)
+    assert camera.params.tolist() == [2400, 1536, 1024, 0]
+    assert camera.resized(1024, 683).params.tolist() == lens.tolist()
+
+
 def test_mistakes_are_named() -> None:
     with pytest.raises(ValueError, match="no camera model 'FOV'; choose one of PINHOLE"):
         Camera("FOV", torch.ones(5), 640, 480)

@@ -15,15 +15,16 @@ from cuesta.geometry import (
     sweep_homographies,
     triangulate,
 )
-from tests.geometry.test_transforms import random
+from tests.geometry.test_transforms import assert_near, both_dtypes, random
 from tests.laws import seeds
 
 CAMERA_A = Camera("PINHOLE", torch.tensor([500.0, 510.0, 320.0, 240.0]).double(), 640, 480)
 CAMERA_B = Camera("PINHOLE", torch.tensor([700.0, 690.0, 310.0, 250.0]).double(), 640, 480)
 
 
-def motion(seed: int) -> Transform:
-    return Transform.exp(0.2 * random(6, seed=seed))
+def motion(seed: int, *, dtype: torch.dtype = torch.float64) -> Transform:
+    """Return a step and a turn so small that what a sees is before b."""
+    return Transform.exp(0.2 * random(6, seed=seed, dtype=dtype).tanh())
 
 
 def points_of(seed: int, num: int = 8) -> Tensor:
@@ -66,19 +67,45 @@ def test_the_sampson_error_is_the_squared_distance_of_small_displacements(seed: 
     assert_close(sampson_error(-7 * matrix, a + 1, b), sampson_error(matrix, a + 1, b))
 
 
+def plane(seed: int, *, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return the normal and the distance of a plane in front of camera a."""
+    front = torch.tensor([0.0, 0.0, 1.0], dtype=dtype)
+    tilt = 0.2 * random(3, seed=seed, dtype=dtype).tanh()
+    return torch.nn.functional.normalize(front + tilt, dim=0), torch.tensor(4.0, dtype=dtype)
+
+
+@both_dtypes
 @given(seed=seeds)
-def test_a_homography_moves_the_images_of_its_plane(seed: int) -> None:
-    b_from_a = motion(seed)
-    normal = torch.nn.functional.normalize(
-        0.2 * random(3, seed=seed + 1) + torch.tensor([0.0, 0.0, 1.0]), dim=0
-    )
-    distance = torch.tensor(4.0, dtype=torch.float64)
-    rays = CAMERA_A.unproject(torch.rand(9, 2, dtype=torch.float64) * 400 + 50)
-    points = rays * (distance / (rays @ normal))[:, None]
+def test_a_homography_moves_the_images_of_its_plane(dtype: torch.dtype, seed: int) -> None:
+    a, b, b_from_a = CAMERA_A.to(dtype), CAMERA_B.to(dtype), motion(seed, dtype=dtype)
+    normal, distance = plane(seed + 1, dtype=dtype)
+    pixels = random(9, 2, seed=seed + 2, dtype=dtype).sigmoid() * 400 + 50
+    rays = a.unproject(pixels)
+    points = b_from_a @ (rays * (distance / (rays @ normal))[:, None])
     homography = plane_homography(
-        CAMERA_A.matrix(), CAMERA_B.matrix(), b_from_a, normal=normal, distance=distance
+        a.matrix(), b.matrix(), b_from_a, normal=normal, distance=distance
     )
-    assert_close(warped(homography, CAMERA_A.project(points)), CAMERA_B.project(b_from_a @ points))
+    expected = b.project(points)
+    assert_near(warped(homography, pixels), expected, size=torch.full_like(distance, 640))
+
+
+def test_homographies_have_gradients() -> None:
+    normal, distance = plane(1, dtype=torch.float64)
+    tangent, depths = 0.2 * random(6, seed=0), torch.tensor([2.0, 3.0], dtype=torch.float64)
+
+    def homography(tangent: Tensor, normal: Tensor, distance: Tensor) -> Tensor:
+        pose = Transform.exp(tangent)
+        matrices = CAMERA_A.matrix(), CAMERA_B.matrix()
+        return plane_homography(*matrices, pose, normal=normal, distance=distance)
+
+    def sweep(tangent: Tensor, depths: Tensor) -> Tensor:
+        pose = Transform.exp(tangent)
+        return sweep_homographies(CAMERA_A.matrix(), CAMERA_B.matrix(), pose, depths)
+
+    for leaf in (tangent, normal, distance, depths):
+        leaf.requires_grad_()
+    torch.autograd.gradcheck(homography, (tangent, normal, distance))
+    torch.autograd.gradcheck(sweep, (tangent, depths))
 
 
 @given(seed=seeds)

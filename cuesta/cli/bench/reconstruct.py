@@ -135,7 +135,7 @@ def _generated_cases(scratch: Path, settings: Settings) -> list[PhotosCase]:
         route = scene.root.name.rpartition("_")[2]
         cases.append(
             PhotosCase(
-                name=f"generated landmark, {route}",
+                name=f"generated landmark, {route}, K given",
                 photos=scene.frames,
                 intrinsics=scene.model,
                 max_image_size=1600,

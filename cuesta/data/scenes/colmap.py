@@ -2,7 +2,8 @@
 
 pycolmap reads what it is given: a points3D.bin that was cut short keeps it busy for ever, a
 cameras.bin loses parameters without a word, an image of a .txt is dropped or its name cut. So the
-records of .bin files are counted first, and the images of a .txt.
+records of .bin files are counted first, and the images of a .txt. Nor does it say that a disk is
+full: what it has written is counted too.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import struct
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pycolmap
@@ -26,6 +28,12 @@ from cuesta.geometry import Camera, Transform
 
 _REMEDY = "write the model again or name another"
 _NEEDED = ("cameras", "images", "points3D")
+_WRITERS = {
+    ".bin": pycolmap.Reconstruction.write_binary,
+    ".txt": pycolmap.Reconstruction.write_text,
+}
+
+Suffix = Literal[".bin", ".txt"]
 
 
 def read_colmap(folder: str | Path) -> Views:
@@ -40,15 +48,41 @@ def read_colmap(folder: str | Path) -> Views:
         return _views(reconstruction)
 
 
-def write_colmap(folder: str | Path, views: Views, cloud: Cloud | None = None) -> None:
-    """Write a model as .bin, with the points of a cloud: the folder appears whole or not at all.
+def write_colmap(
+    folder: str | Path, views: Views, cloud: Cloud | None = None, *, suffix: Suffix = ".bin"
+) -> None:
+    """Write a model of views, with the points of a cloud: the folder appears whole or not at all.
 
-    Image ids are 1 ... V in the order of `views`; points have positions and colours, and no tracks.
-    Raises as `reconstruction_of`, and `UserError` where `folder` exists or cannot be written.
+    Image ids are 1 ... V in the order of `views`, each camera is a rig of its own; points have
+    positions and colours, and no tracks: `write_reconstruction` keeps what views have no place for.
+    Raises as `reconstruction_of` and `write_reconstruction`.
     """
-    reconstruction = reconstruction_of(views, cloud)
+    write_reconstruction(folder, reconstruction_of(views, cloud), suffix=suffix)
+
+
+def write_reconstruction(
+    folder: str | Path, reconstruction: pycolmap.Reconstruction, *, suffix: Suffix = ".bin"
+) -> None:
+    """Write a model with its rigs, frames, tracks and observations, as .bin or .txt files.
+
+    All numbers come back bit for bit. Frames without a pose, and their images, have no place in
+    COLMAP's files and are left out. The folder appears whole or not at all. Raises `ValueError` for
+    another suffix and for a name with a space in a .txt, `UserError` where `folder` exists or cannot
+    be written.
+    """
+    if suffix not in _WRITERS:
+        raise ValueError(f"a model is written as {' or '.join(_WRITERS)}, not as {suffix!r}")
+    if suffix == ".txt":
+        for image in reconstruction.images.values():
+            if len(image.name.split()) != 1:
+                raise ValueError(f"a name in a .txt may have no space, got {image.name!r}")
     with atomic_folder(folder) as temporary:
-        reconstruction.write_binary(temporary)
+        _WRITERS[suffix](reconstruction, temporary)
+        if not _is_whole(temporary, reconstruction, suffix):
+            raise UserError(
+                f"cannot write {folder}: a file of it was cut short; free some space or write to "
+                "another disk"
+            )
 
 
 def read_reconstruction(folder: str | Path) -> pycolmap.Reconstruction:
@@ -120,6 +154,30 @@ def cloud_of(reconstruction: pycolmap.Reconstruction) -> Cloud:
 def has_model(folder: Path, suffix: str) -> bool:
     """Return whether the files of a model are there, with this suffix: .bin or .txt."""
     return all((folder / name).with_suffix(suffix).is_file() for name in _NEEDED)
+
+
+def _is_whole(folder: Path, reconstruction: pycolmap.Reconstruction, suffix: Suffix) -> bool:
+    """Return whether the files that pycolmap has written hold what they should."""
+    if suffix == ".bin":
+        try:
+            _check_records(folder)
+        except UserError:
+            return False
+        return True
+    num_lines = {
+        "cameras": reconstruction.num_cameras(),
+        "rigs": reconstruction.num_rigs(),
+        "frames": reconstruction.num_reg_frames(),
+        "images": 2 * reconstruction.num_reg_images(),
+        "points3D": reconstruction.num_points3D(),
+    }
+    return all(_num_lines(folder / f"{name}.txt") == num for name, num in num_lines.items())
+
+
+def _num_lines(path: Path) -> int:
+    """Return how many whole lines a text has that are no comments."""
+    with open(path, "rb") as lines:
+        return sum(line.endswith(b"\n") and not line.startswith(b"#") for line in lines)
 
 
 def _add_points(reconstruction: pycolmap.Reconstruction, cloud: Cloud) -> None:

@@ -25,11 +25,12 @@ from jaxtyping import Float64
 from cuesta.data.files import atomic_folder
 from cuesta.data.scenes.parsing import (
     blaming,
-    camera_of,
+    check_pinholes,
     checked,
     image_size,
     number,
     numbers,
+    pinhole_of,
     read_text,
     rigid,
     shared,
@@ -121,11 +122,7 @@ def _check(scene: MvsnetScene) -> None:
     sources = scene.pairs.values
     if ((sources < 0) | (sources >= num_views)).any():
         raise ValueError(f"pairs should be places of the {num_views} views")
-    for camera_id, camera in scene.views.cameras.items():
-        if camera.model != "PINHOLE":
-            raise ValueError(
-                f"camera {camera_id} has the model {camera.model}; undistort its images first"
-            )
+    check_pinholes(scene.views)
 
 
 def _image(folder: Path, view: int) -> Path:
@@ -147,13 +144,10 @@ def _parse_cam(
     if words[:1] != ["extrinsic"] or words[17:18] != ["intrinsic"]:
         raise ValueError("it should have 16 numbers after 'extrinsic', then 9 after 'intrinsic'")
     pose = numbers(words[1:17], 16, "extrinsic")
-    across, skew, cx, below, down, cy, *last = numbers(words[18:27], 9, "intrinsic")
-    if skew or below or last != [0, 0, 1]:
-        raise ValueError("its intrinsic should be fx 0 cx, 0 fy cy, 0 0 1")
+    camera = pinhole_of(numbers(words[18:27], 9, "intrinsic"), size, "its intrinsic")
     depths = numbers(words[27:], 4 if len(words) > 29 else 2, "the range of depth")
     _check_depths(depths, "its last line")
     matrix = [pose[row : row + 4] for row in range(0, 16, 4)]
-    camera = camera_of("PINHOLE", [across, down, cx, cy], size)
     return camera, matrix, (*depths, np.nan, np.nan)[:4]
 
 

@@ -124,6 +124,23 @@ def camera_of(model: Model, params: Sequence[float], size: tuple[int, int]) -> C
     return camera
 
 
+def pinhole_of(matrix: Sequence[float], size: tuple[int, int], name: str) -> Camera:
+    """Return the PINHOLE camera of a K, nine numbers by row. Raises `ValueError` as `camera_of`."""
+    across, skew, cx, below, down, cy, *last = matrix
+    if skew or below or last != [0, 0, 1]:
+        raise ValueError(f"{name} should be fx 0 cx, 0 fy cy, 0 0 1")
+    return camera_of("PINHOLE", [across, down, cx, cy], size)
+
+
+def check_pinholes(views: Views) -> None:
+    """Raise `ValueError` naming a camera that is more than its K."""
+    for camera_id, camera in views.cameras.items():
+        if camera.model != "PINHOLE":
+            raise ValueError(
+                f"camera {camera_id} has the model {camera.model}; undistort its images first"
+            )
+
+
 def shared(cameras: Sequence[Camera]) -> tuple[dict[int, Camera], tuple[int, ...]]:
     """Return the different ones among the cameras of images, numbered from 1, and each image's id."""
     numbered: dict[tuple[object, ...], int] = {}

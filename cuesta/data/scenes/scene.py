@@ -145,6 +145,15 @@ def write_manifest(scene: Scene, about: Mapping[str, Json]) -> None:
     write_text(scene.manifest, json.dumps(manifest, indent=1) + "\n")
 
 
+def read_json(path: Path, remedy: str) -> Json:
+    """Return what a .json file holds. Raises `UserError` naming it and the remedy if it is broken."""
+    try:
+        content: Json = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: no JSON ({error}); {remedy}") from error
+    return content
+
+
 def _files(scene: Scene) -> Iterator[Path]:
     for top in sorted(scene.root.iterdir()):
         if top.name in _UNLISTED or top.name.startswith("."):
@@ -175,10 +184,7 @@ def _read_manifest(scene: Scene) -> dict[str, Json]:
             f"{scene.root}: no scene (it has no manifest.json); "
             "`cuesta reconstruct PHOTOS` makes one of photos"
         )
-    try:
-        manifest = json.loads(scene.manifest.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{scene.manifest}: no JSON ({error}); make the scene again") from error
+    manifest = read_json(scene.manifest, "make the scene again")
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise UserError(f"{scene.manifest}: not a manifest of a {FORMAT}; name another folder")
     if manifest.get("version") != VERSION:

@@ -22,7 +22,14 @@ from numpy.typing import NDArray
 from cuesta.data.clouds import write_cloud
 from cuesta.data.files import write_text
 from cuesta.data.scenes.colmap import write_colmap
-from cuesta.data.scenes.scene import Json, Scene, open_scene, read_about, write_manifest
+from cuesta.data.scenes.scene import (
+    Json,
+    Scene,
+    open_scene,
+    read_about,
+    read_json,
+    write_manifest,
+)
 from cuesta.data.scenes.views import Views
 from cuesta.data.worlds.landmarks import KINDS, build_landmark, movers
 from cuesta.data.worlds.layout import files_of, write_frame, write_preview
@@ -208,17 +215,20 @@ def _shifted(on_progress: Progress | None, first: int, total: int) -> Callable[[
 def _claim(scene: Scene, about: dict[str, Json]) -> bool:
     """Return whether a scene is finished; write what it is going to be where its folder is new.
 
-    Raises `UserError` where the folder holds something else, or a finished scene lost a file.
+    Raises `UserError` where the folder holds something else, a finished scene lost a file, or the
+    record of what was begun is broken.
     """
+    remedy = f"remove {scene.root}, and it is made again"
     begun = scene.work / "recipe.json"
     if scene.manifest.exists():
         found = read_about(scene)
         if {name: found.get(name) for name in about} == about:
             open_scene(scene.root)
             return True
-    elif begun.is_file() and json.loads(begun.read_text(encoding="utf-8")) == about:
-        return False
-    elif not scene.root.exists() or not any(scene.root.iterdir()):
+    elif begun.is_file():
+        if read_json(begun, remedy) == about:
+            return False
+    elif not scene.root.exists() or (scene.root.is_dir() and not any(scene.root.iterdir())):
         write_text(begun, json.dumps(about, indent=1) + "\n")
         return False
     raise UserError(f"{scene.root} holds something else; choose another folder or remove it")

@@ -3,12 +3,12 @@
 OpenCV finds the corners and fits the lens; it counts pixel centres at integers, we at 0.5, so half a
 pixel is added to the principal point. Wanted are fits of an RMS below 0.5 px at 4K, in proportion to the
 size, from 25 views at least, whose corners fall into 80 % of a 6 x 6 grid over the image; what is not met
-is told, and a fit that is off by 1 % of the image's width is refused.
+is a complaint, and a fit that is off by 1 % of the image's width is refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, final
@@ -42,7 +42,10 @@ class Target:
 
 
 class Board(NamedTuple):
-    """Hold a fitted lens: parameters as in `MODELS`, and what the fit is worth."""
+    """Hold a fitted lens: parameters as in `MODELS`, and what the fit is worth.
+
+    `misses` [P, 4] are the corners of all views in pixels, and by how much the lens misses each.
+    """
 
     params: list[float]
     width: int
@@ -50,6 +53,7 @@ class Board(NamedTuple):
     rms_px: float
     num_views: int
     coverage: float
+    misses: NDArray[np.float64]
 
     def complaints(self) -> list[str]:
         """Return what is not good enough about it, in words."""
@@ -97,7 +101,7 @@ def calibrate_board(folder: Path, target: Target, model: Model, scratch: Path) -
     images = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in SUFFIXES]
     for clip in sorted(folder.iterdir()):
         if clip.suffix.lower() in VIDEO_SUFFIXES:
-            images += extract_frames(clip, scratch / clip.stem, _FRAMES_PER_SECOND)
+            images += extract_frames(clip, scratch / clip.name, _FRAMES_PER_SECOND)
     found, sizes = [], set()
     for path in images:
         gray = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
@@ -160,17 +164,25 @@ def _find_corners(gray: NDArray[Any], target: Target) -> Seen | None:
 def fit_lens(found: Sequence[Seen], size: tuple[int, int], model: Model) -> Board:
     """Return the lens that maps the corners of a target to where images of this size show them."""
     points, corners = [seen[0][None] for seen in found], [seen[1][None] for seen in found]
+    project: Callable[..., Any]
     if model == "OPENCV_FISHEYE":
         flags = cv2.CALIB_RECOMPUTE_EXTRINSIC | cv2.CALIB_FIX_SKEW
-        rms, matrix, lens, _, _ = cv2.fisheye.calibrate(
+        rms, matrix, lens, turns, shifts = cv2.fisheye.calibrate(
             points, corners, size, np.eye(3), np.zeros(4), flags=flags
         )
+        project = cv2.fisheye.projectPoints
     else:
-        rms, matrix, lens, _, _ = cv2.calibrateCamera(
+        rms, matrix, lens, turns, shifts = cv2.calibrateCamera(
             points, corners, size, np.eye(3), np.zeros(5), flags=cv2.CALIB_FIX_K3
         )
+        project = cv2.projectPoints
+    fitted = [
+        project(plane, turn, shift, matrix, lens)[0].reshape(-1, 2)
+        for plane, turn, shift in zip(points, turns, shifts, strict=True)
+    ]
+    places = np.concatenate([seen[1] for seen in found]).astype(np.float64)
     pinhole = [matrix[0, 0], matrix[1, 1], matrix[0, 2] + 0.5, matrix[1, 2] + 0.5]
-    cells = np.concatenate([seen[1] for seen in found]) / np.array(size) * GRID
+    cells = places / np.array(size) * GRID
     covered = {tuple(cell) for cell in np.clip(cells.astype(int), 0, GRID - 1).tolist()}
     return Board(
         params=[float(value) for value in (*pinhole, *lens.ravel()[:4])],
@@ -179,4 +191,5 @@ def fit_lens(found: Sequence[Seen], size: tuple[int, int], model: Model) -> Boar
         rms_px=float(rms),
         num_views=len(found),
         coverage=len(covered) / GRID**2,
+        misses=np.hstack([places + 0.5, np.concatenate(fitted) - places]),
     )

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import torch
 
-from cuesta.data.files import write_text
+from cuesta.data.files import atomic_file, write_text
 from cuesta.errors import UserError
 from cuesta.geometry import MODELS, Camera
 from cuesta.vision.terrasky3d.boards import Board, calibrate_board, parse_target
@@ -21,6 +21,7 @@ from cuesta.vision.terrasky3d.intrinsics import Intrinsics, camera_for, read_int
 from cuesta.vision.terrasky3d.settings import CalibrateSettings
 
 GUESS = 1.2  # focal length over the longer side, as COLMAP guesses
+LIE = 0.15  # a focal length this far from the one in EXIF is worth a word
 
 
 def calibrate(
@@ -32,20 +33,31 @@ def calibrate(
 ) -> dict[str, Any]:
     """Return for each camera of the ingest its model, parameters and what they are from.
 
-    What a target gave is also written to `folder/calibration.json`, which `intrinsics` reads.
+    What a target gave is also written to `folder/calibration.json`, which `intrinsics` reads, and what
+    it misses drawn in `folder/CAMERA.png`.
 
     The result's `cameras` hold folder, from, model, params, width, height, `has_focal` (a focal
-    length worth starting from), `is_fixed` and `source`; `notes` are what a person should know.
+    length worth starting from), `is_fixed`, `source`, and of a target `complaints` (else None);
+    `notes` are what a person should know.
     """
     intrinsics = read_intrinsics(settings.intrinsics) if settings.intrinsics else None
     cameras, notes = [], list[str]()
     for done, group in enumerate(groups):
         names = [p["source"] for p in photos if p["name"].startswith(f"{group['folder']}/")]
-        cameras.append(_calibrated(group, names, folder, settings, intrinsics, notes))
+        camera = _calibrated(group, names, folder, settings, intrinsics)
+        notes += _contradictions(camera, group)
+        cameras.append(camera)
         on_progress(done + 1, len(groups))
     if settings.board is not None:
         write_text(folder / "calibration.json", json.dumps({"cameras": cameras}, indent=1) + "\n")
     return {"cameras": cameras, "notes": notes}
+
+
+def focal_of(camera: Mapping[str, Any]) -> float:
+    """Return the mean of the focal lengths of a camera in a result of `calibrate`."""
+    params = torch.tensor(camera["params"], dtype=torch.float64)
+    lens = Camera(camera["model"], params, camera["width"], camera["height"])
+    return float(lens.focal().mean())
 
 
 def _calibrated(
@@ -54,21 +66,21 @@ def _calibrated(
     folder: Path,
     settings: CalibrateSettings,
     intrinsics: Intrinsics | None,
-    notes: list[str],
 ) -> dict[str, Any]:
     if intrinsics is not None:
         camera = camera_for(intrinsics, group, names)
         return _entry(group, camera, source=intrinsics.path.name, is_fixed=True, has_focal=True)
     if settings.board is not None:
         board = _board(group, settings.board, folder, settings)
-        notes += [f"calibration of {group['folder']}: {words}" for words in board.complaints()]
         params = torch.tensor(board.params, dtype=torch.float64)
         source = f"target, RMS {board.rms_px:.2f} px in {board.num_views} views"
         camera = Camera(_board_model(settings), params, board.width, board.height)
         if (board.width, board.height) != (group["width"], group["height"]):
             where = Intrinsics(path=settings.board, cameras={"*": camera})
             camera = camera_for(where, group, names)
-        return _entry(group, camera, source=source, is_fixed=True, has_focal=True)
+        _draw(board, folder / f"{group['folder']}.png")
+        entry = _entry(group, camera, source=source, is_fixed=True, has_focal=True)
+        return entry | {"complaints": board.complaints()}
     exif = group["focal_px"] if settings.trust_exif else None
     focal = exif or GUESS * max(group["width"], group["height"])
     known = {
@@ -83,6 +95,17 @@ def _calibrated(
     return _entry(group, camera, source=source, is_fixed=False, has_focal=exif is not None)
 
 
+def _contradictions(camera: Mapping[str, Any], group: Mapping[str, Any]) -> list[str]:
+    """Say where lenses that are given are far from what EXIF says."""
+    given, said = focal_of(camera), group["focal_px"]
+    if said is None or not camera["is_fixed"] or abs(given / said - 1) <= LIE:
+        return []
+    return [
+        f"{camera['folder']}: {camera['source']} gives a focal length of {given:.0f} px, EXIF says "
+        f"{said:.0f} px; the former is used"
+    ]
+
+
 def _board(
     group: Mapping[str, Any], boards: Path, folder: Path, settings: CalibrateSettings
 ) -> Board:
@@ -93,6 +116,13 @@ def _board(
     chosen = own if own.is_dir() else boards
     target = parse_target(settings.target)
     return calibrate_board(chosen, target, _board_model(settings), folder / group["folder"])
+
+
+def _draw(board: Board, path: Path) -> None:
+    from cuesta.vision.terrasky3d.drawing import draw_misses
+
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(draw_misses(board.misses, board.width, board.height))
 
 
 def _board_model(settings: CalibrateSettings) -> Literal["OPENCV", "OPENCV_FISHEYE"]:
@@ -113,4 +143,5 @@ def _entry(
         "has_focal": has_focal,
         "is_fixed": is_fixed,
         "source": source,
+        "complaints": None,
     }

@@ -1,4 +1,6 @@
-"""Drawings of a scene from above and from the side, as PNG on a transparent ground."""
+"""Drawings of a scene from above and from the side, and of what a calibration misses, as PNG on a
+transparent ground.
+"""
 
 from __future__ import annotations
 
@@ -39,6 +41,19 @@ def draw_scene(model: pycolmap.Reconstruction, *, is_enu: bool = False) -> tuple
     )
 
 
+def draw_misses(misses: Points, width: int, height: int) -> bytes:
+    """Return an arrow at each corner of a target, by how much the lens misses it: [P, 4] pixels."""
+    figure = Figure(figsize=(7.2, 7.2 * height / width), dpi=110, layout="constrained")
+    area = figure.add_subplot()
+    x, y, across, down = misses.T
+    arrows = area.quiver(x, y, across, down, angles="xy", color=_CAMERA, width=0.0015)
+    usual = float(np.sqrt(np.mean(across**2 + down**2)))
+    area.quiverkey(arrows, 0.92, 0.97, usual, f"{usual:.2g} px", labelpos="S", labelcolor=_INK)
+    area.set_xlim(0, width)
+    area.set_ylim(height, 0)
+    return _finished(figure, area)
+
+
 def upright_axes(cam_from_world: Points, centres: Points, points: Points) -> Points:
     """Return rows right, forward and up [3, 3], guessed from cameras that are held upright.
 
@@ -71,6 +86,11 @@ def _draw(points: Points, colors: Points, centres: Points, axes: Points) -> byte
     _draw_cameras(area, centres, axes, _FRUSTUM * size)
     area.set_xlim(low[0] - 0.05 * size, high[0] + 0.05 * size)
     area.set_ylim(low[1] - 0.05 * size, high[1] + 0.05 * size)
+    return _finished(figure, area)
+
+
+def _finished(figure: Figure, area: Axes) -> bytes:
+    """Return the PNG of a drawing to scale, with quiet axes."""
     area.set_aspect("equal")
     area.tick_params(colors=_INK, length=0, labelsize=8)
     for spine in area.spines.values():

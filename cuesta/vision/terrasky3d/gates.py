@@ -2,22 +2,28 @@
 
 Limits are those of the data set's tool: 95 % of the images placed, a mean reprojection error of at
 most 0.7 px at 1600 px and 1 px at 4K, tracks of 4 images on average, one connected model, aerial and
-ground images that hang together, and no camera whose points are all seen under tiny angles.
+ground images that hang together, no camera whose points are all seen under tiny angles, no frame of a
+clip that jumps away from its neighbours, and lenses that were calibrated well if at all.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
+from statistics import median_low
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pycolmap
 from numpy.typing import NDArray
 
+from cuesta.vision.terrasky3d.boards import LEAST_COVERAGE, LEAST_VIEWS, MOST_RMS_AT_4K
+
 LEAST_PLACED = 0.95
 LEAST_TRACK = 4.0
 LEAST_ANGLE = 2.0  # degrees
+MOST_STEP, LEAST_FRAMES = 5.0, 5  # over the median of the clip; in it
 LEAST_LINKS, LEAST_LINK_SHARE = 50, 0.01
 _SAMPLED = 200
 
@@ -39,12 +45,15 @@ class Gate(NamedTuple):
 
 
 class ImageQuality(NamedTuple):
-    """Hold what one placed image shows: points, mean error in px, median triangulation angle."""
+    """Hold what one placed image shows: points, mean error in px, median triangulation angle; and
+    where it was taken, in the model's frame.
+    """
 
     name: str
     num_points: int
     mean_error_px: float
     angle_deg: float
+    centre: tuple[float, float, float]
 
 
 def judge(
@@ -53,8 +62,12 @@ def judge(
     others: Sequence[Mapping[str, Any]],
     photos: Sequence[Mapping[str, Any]],
     inliers: Sequence[Sequence[Any]],
+    lenses: Sequence[Mapping[str, Any]],
 ) -> tuple[Grade, list[Gate]]:
-    """Return the grade and every gate of a model; `others` are models of images that it lacks."""
+    """Return the grade and every gate of a model; `others` are models of images that it lacks.
+
+    `photos` and `lenses` are the images of the ingest and the cameras of the calibration.
+    """
     side = max(max(photo["width"], photo["height"]) for photo in photos)
     most_error = error_limit(side)
     placed, error = len(images) / len(photos), model["mean_reprojection_px"]
@@ -101,6 +114,8 @@ def judge(
             f"move sideways, do not only turn: {', '.join(weak[:5])}",
         ),
         *_aerial_gate(images, inliers),
+        *_clip_gate(images, photos),
+        *_calibration_gate(lenses),
     ]
     missed = [gate for gate in gates if not gate.is_met]
     if any(gate.is_hard for gate in missed):
@@ -122,6 +137,23 @@ def weak_images(images: Sequence[ImageQuality]) -> list[str]:
     return [image.name for image in images if not image.angle_deg >= LEAST_ANGLE]
 
 
+def jumping_frames(frames: Sequence[ImageQuality]) -> list[str]:
+    """Return the frames of a clip, in its order, that jump away from their neighbours.
+
+    Too long is a step of more than `MOST_STEP` medians; steps over frames that are missing are divided
+    by their number. Of a frame that is off, both steps are too long; where a part of the clip is, its
+    first frame is named.
+    """
+    numbers = [int(PurePosixPath(frame.name).stem.rpartition("_")[2]) for frame in frames]
+    lengths = np.linalg.norm(np.diff([frame.centre for frame in frames], axis=0), axis=1)
+    steps = (lengths / np.diff(numbers)).tolist()
+    usual = median_low(steps)
+    is_long = [True, *(step > MOST_STEP * usual for step in steps), True]  # beyond the ends is none
+    off = {i for i in range(len(frames)) if is_long[i] and is_long[i + 1]}
+    parts = {i for i in range(1, len(frames)) if is_long[i] and not {i - 1, i} & off}
+    return [frames[i].name for i in sorted(off | parts)]
+
+
 def measure_images(model: pycolmap.Reconstruction) -> list[ImageQuality]:
     """Return the quality of each placed image, by name; angles are of 200 of its points."""
     positions = {i: point.xyz for i, point in model.points3D.items()}
@@ -138,7 +170,8 @@ def measure_images(model: pycolmap.Reconstruction) -> list[ImageQuality]:
         ]
         mean_error = float(np.mean([errors[i] for i in seen])) if seen else math.nan
         angle = math.degrees(float(np.median(angles))) if angles else math.nan
-        measured.append(ImageQuality(image.name, len(seen), mean_error, angle))
+        x, y, z = centres[image_id].tolist()
+        measured.append(ImageQuality(image.name, len(seen), mean_error, angle, (x, y, z)))
     return sorted(measured)
 
 
@@ -173,5 +206,46 @@ def _aerial_gate(images: Sequence[ImageQuality], inliers: Sequence[Sequence[Any]
             links >= LEAST_LINKS or share >= LEAST_LINK_SHARE,
             links == 0,
             "fly an arc at 5 to 15 m that leads from the ground to the air",
+        )
+    ]
+
+
+def _clip_gate(images: Sequence[ImageQuality], photos: Sequence[Mapping[str, Any]]) -> list[Gate]:
+    """Return the gate of the clips of which enough frames are placed, if there are any."""
+    clip_of = {photo["name"]: photo["clip"] for photo in photos}
+    clips: dict[str, list[ImageQuality]] = {}
+    for image in sorted(images):
+        if clip_of[image.name] is not None:
+            clips.setdefault(clip_of[image.name], []).append(image)
+    judged = [frames for frames in clips.values() if len(frames) >= LEAST_FRAMES]
+    jumping = [name for frames in judged for name in jumping_frames(frames)]
+    if not judged:
+        return []
+    return [
+        Gate(
+            "frames near their neighbours in the clip",
+            f"{len(jumping)} of {sum(map(len, judged))} jump",
+            f"none by more than {MOST_STEP:g} times the clip's median step",
+            not jumping,
+            False,
+            f"look at these, and take them out: {', '.join(jumping[:5])}",
+        )
+    ]
+
+
+def _calibration_gate(lenses: Sequence[Mapping[str, Any]]) -> list[Gate]:
+    """Return the gate of the lenses that were fitted to a target, if there are any."""
+    fitted = [lens for lens in lenses if lens["complaints"] is not None]
+    told = [f"{lens['folder']}: {words}" for lens in fitted for words in lens["complaints"]]
+    if not fitted:
+        return []
+    return [
+        Gate(
+            "calibration",
+            "; ".join(told) or f"{len(fitted)} of {len(fitted)} lenses are known well",
+            f"RMS {MOST_RMS_AT_4K:g} px at 4K, {LEAST_VIEWS} views, {LEAST_COVERAGE:.0%} covered",
+            not told,
+            False,
+            "film the target again: slowly, from near, up to the corners of the image",
         )
     ]

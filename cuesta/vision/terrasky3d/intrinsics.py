@@ -73,7 +73,7 @@ def camera_for(intrinsics: Intrinsics, group: Mapping[str, Any], names: Sequence
     if not intrinsics.has_size:
         camera = Camera(camera.model, camera.params, width, height)
     if (camera.width, camera.height) != (width, height):
-        if abs(camera.width * height - camera.height * width) > max(width, height):
+        if not camera.has_shape(width, height):
             raise UserError(
                 f"{where}: it is for images of {camera.width} x {camera.height}, these are "
                 f"{width} x {height}, cut differently; give the intrinsics of these images"
@@ -110,12 +110,14 @@ def camera_key(camera: Camera) -> tuple[object, ...]:
 
 
 def _check_plausible(camera: Camera, where: str, *, most_off: float) -> None:
-    """Refuse a focal length or principal point that no lens with these images has.
+    """Refuse parameters that are no numbers, or that no lens with these images has.
 
     A principal point may be off the middle by `most_off` of the image's width and height.
     """
     (cx, cy), focal = camera.principal_point().tolist(), camera.focal().tolist()
     size = f"{camera.width} x {camera.height}"
+    if not bool(torch.isfinite(camera.params).all()):
+        raise UserError(f"{where}: {camera.params.tolist()} are not all finite numbers; correct it")
     if max(abs(cx / camera.width - 0.5), abs(cy / camera.height - 0.5)) > most_off:
         raise UserError(
             f"{where}: its principal point ({cx:g}, {cy:g}) is too far from the middle of images of "
@@ -136,7 +138,11 @@ def _k_txt(path: Path) -> Camera:
         raise UserError(
             f"{path}: not a table of numbers ({error}); write K as 3 rows of 3"
         ) from error
-    if matrix.shape != (3, 3) or abs(matrix[0, 1]) > 1 or not np.allclose(matrix[2], [0, 0, 1]):
+    if (
+        matrix.shape != (3, 3)
+        or not abs(matrix[0, 1]) <= 1
+        or not np.allclose(matrix[2], [0, 0, 1])
+    ):
         raise UserError(
             f"{path}: no calibration matrix K: 3 rows of 3, the last 0 0 1, without skew"
         )

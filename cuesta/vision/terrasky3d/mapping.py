@@ -16,11 +16,10 @@ import pycolmap
 
 from cuesta.data.files import atomic_folder
 from cuesta.errors import UserError
+from cuesta.vision.terrasky3d.calibrate import LIE
 from cuesta.vision.terrasky3d.native import call
 from cuesta.vision.terrasky3d.self_calibration import self_calibrate
 from cuesta.vision.terrasky3d.settings import MapSettings
-
-LIE = 0.15  # a focal length this far from the one in EXIF is worth a word
 
 
 def map_scene(
@@ -39,6 +38,8 @@ def map_scene(
     `notes`. Raises `UserError` where no model comes out.
     """
     database = folder / "database.db"
+    for stale in folder.glob("database.db*"):  # its journal would be played into the new one
+        stale.unlink()
     shutil.copyfile(matches / "database.db", database)
     num_images = sum(camera["num_images"] for camera in cameras)
     if settings.method == "global":

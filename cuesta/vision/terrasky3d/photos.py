@@ -34,6 +34,7 @@ _TURNS = {
 _FLOW_AT = 320
 _LEAST_SIDE = 64
 _DIAGONAL_35MM = math.hypot(36, 24)
+_UNITS_MM = {2: 25.4, 3: 10.0, 4: 1.0, 5: 0.001}  # of EXIF's FocalPlaneResolutionUnit
 
 Gray = NDArray[np.uint8]
 
@@ -52,8 +53,8 @@ class Photo:
     """Hold what one photo says and how it looks; width and height are those after turning it upright.
 
     `is_plain` tells that it is an upright grey or RGB JPEG or PNG of 8 bits, which every tool reads.
-    `focal_px` is the focal length in pixels from the 35 mm equivalent, None where EXIF does not say
-    or says what cannot be; `notes` tells of the latter.
+    `focal_px` is the focal length in pixels from the 35 mm equivalent, or from the lens and the pixels
+    of the sensor; None where EXIF does not say or says what cannot be: `notes` tells of the latter.
     """
 
     width: int
@@ -196,14 +197,29 @@ def _camera_name(exif: Mapping[int, object]) -> str:
 
 
 def _focal_px(exif: Mapping[int, object], size: tuple[int, int], notes: list[str]) -> float | None:
-    given = exif.get(ExifTags.Base.FocalLengthIn35mmFilm)
-    focal_mm = _number(given)
-    if given is None or focal_mm == 0:
+    diagonal = math.hypot(*size)
+    focal_px = _number(exif.get(ExifTags.Base.FocalLengthIn35mmFilm)) * diagonal / _DIAGONAL_35MM
+    focal_px = focal_px or _focal_by_sensor(exif, size)
+    if focal_px == 0:
         return None
+    focal_mm = focal_px * _DIAGONAL_35MM / diagonal
     if not 5 <= focal_mm <= 1200:
         notes.append(f"EXIF says {focal_mm:g} mm (35 mm equivalent), which no lens has; ignored")
         return None
-    return focal_mm * math.hypot(*size) / _DIAGONAL_35MM
+    return focal_px
+
+
+def _focal_by_sensor(exif: Mapping[int, object], size: tuple[int, int]) -> float:
+    """Return the focal length in pixels by the lens's in mm and the sensor's pixels a mm, 0 for none.
+
+    The sensor's pixels are those of the photo as it was taken; it may have been shrunk since.
+    """
+    base = ExifTags.Base
+    unit_mm = _UNITS_MM.get(int(_number(exif.get(base.FocalPlaneResolutionUnit, 2))), math.inf)
+    pixels_a_mm = _number(exif.get(base.FocalPlaneXResolution)) / unit_mm
+    taken = max(_number(exif.get(tag)) for tag in (base.ExifImageWidth, base.ExifImageHeight))
+    shrunk = max(size) / taken if taken > 0 else 1.0
+    return _number(exif.get(base.FocalLength)) * pixels_a_mm * shrunk
 
 
 def _gps(exif: Mapping[int, object], notes: list[str]) -> Gps | None:

@@ -4,19 +4,17 @@
 photos ─ ingest ─ calibrate ─ features ─ matches ─ sparse ─ undistort ─ metric ─ report, manifest
 ```
 
-Each stage reads paths and writes one folder under `work/`; see `stages`. What a scene is for is then
-linked into its layout, and the manifest is written last. After TerraSky3D (specification of the tool
+Each stage reads paths and writes one folder under `work/`; see `stages`. The scene is then built beside
+the one that is there, if any, and takes its place, the manifest last. After TerraSky3D (specification of the tool
 that its data set was made with), on pycolmap.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,7 +26,8 @@ from cuesta.data.scenes.scene import Scene, open_scene, read_about, write_manife
 from cuesta.data.scenes.views import Views
 from cuesta.engine.recipe import to_json
 from cuesta.errors import UserError
-from cuesta.vision.terrasky3d.calibrate import calibrate
+from cuesta.vision.terrasky3d.calibrate import calibrate, focal_of
+from cuesta.vision.terrasky3d.claim import claimed
 from cuesta.vision.terrasky3d.features import extract_features
 from cuesta.vision.terrasky3d.gates import Gate, Grade, ImageQuality, judge, measure_images
 from cuesta.vision.terrasky3d.georegister import georegister
@@ -45,7 +44,7 @@ from cuesta.vision.terrasky3d.stages import (
 )
 from cuesta.vision.terrasky3d.undistort import undistort
 
-_CODE = 2  # raised when a stage's result changes; what was made before is then made again
+_CODE = 3  # raised when a stage's result changes; what was made before is then made again
 
 
 class Excluded(NamedTuple):
@@ -107,15 +106,17 @@ def reconstruct(
 
     What a run with the same settings has finished is not done again; with other settings, the stages
     that they touch are. Raises `UserError` in one line where the photos, the settings or the disk do
-    not allow it; what was begun is then no scene (it has no manifest), and goes on where it was.
+    not allow it; a scene that was there stays, one that was begun has no manifest, and both go on
+    where they were.
     """
     photos, scene = Path(photos), Scene(Path(out))
+    settings.scale.check()
     try:
-        _check_ours(scene, photos)
-        with _alone(scene):
-            stages = _run_stages(photos, scene, settings, on_progress)
+        inputs = list_inputs(photos)
+        with claimed(scene, photos, inputs):
+            stages = _run_stages(photos, inputs, scene, settings, on_progress)
             result = _judged(scene, stages)
-            mark = fingerprint([__version__, _CODE, *(stage.fingerprint for stage in stages)])
+            mark = _mark_of(stages)
             if not _is_published(scene, mark):
                 on_progress("publish", 0, 1)
                 _publish(scene, result, settings, mark)
@@ -127,7 +128,11 @@ def reconstruct(
 
 
 def _run_stages(
-    photos: Path, scene: Scene, settings: Settings, on_progress: OnProgress
+    photos: Path,
+    inputs: list[list[Any]],
+    scene: Scene,
+    settings: Settings,
+    on_progress: OnProgress,
 ) -> list[Stage]:
     """Run what is not done; each stage's inputs are its settings and the stages before it."""
     work, seed = scene.work, settings.seed
@@ -136,17 +141,10 @@ def _run_stages(
         return lambda done, total: on_progress(name, done, total)
 
     def run(name: str, make: Callable[[Path], dict[str, Any]], inputs: Any, *after: Stage) -> Stage:
-        def make_anew(folder: Path) -> dict[str, Any]:
-            scene.manifest.unlink(missing_ok=True)
-            return make(folder)
-
         on_progress(name, 0, 0)
-        return run_stage(name, work, make_anew, inputs=[_CODE, to_json(inputs)], after=after)
-
-    inputs = list_inputs(photos)
+        return run_stage(name, work, make, inputs=[_CODE, to_json(inputs)], after=after)
 
     def ingest_photos(folder: Path) -> dict[str, Any]:
-        write_text(folder / "inputs.json", json.dumps(inputs))
         return ingest(photos, folder, settings.ingest, show("ingest"))
 
     taken = run("ingest", ingest_photos, [inputs, settings.ingest])
@@ -156,7 +154,7 @@ def _run_stages(
         groups = taken.result["cameras"]
         return calibrate(groups, names, folder, settings.calibrate, show("calibrate"))
 
-    files = _facts_of(settings.calibrate.intrinsics, settings.calibrate.board)
+    files = [_facts_of(settings.calibrate.intrinsics), _facts_of(settings.calibrate.board)]
     known = replace(settings.calibrate, intrinsics=None, board=None)
     lenses = run("calibrate", calibrate_cameras, [known, files], taken)
     cameras = lenses.result["cameras"]
@@ -200,7 +198,7 @@ def _judged(scene: Scene, stages: list[Stage]) -> Reconstruction:
     model = read_reconstruction(scene.work / "sparse" / "models" / "0")
     images = measure_images(model)
     apart = [other for other in models[1:] if not set(other["images"]) <= set(models[0]["images"])]
-    grade, gates = judge(images, models[0], apart, photos, inliers)
+    grade, gates = judge(images, models[0], apart, photos, inliers, results["calibrate"]["cameras"])
     excluded = [Excluded(item["source"], item["reason"]) for item in results["ingest"]["excluded"]]
     excluded += _not_placed(photos, results["matches"]["parts"], models)
     notes = [note for result in results.values() for note in result.get("notes", ())]
@@ -231,21 +229,38 @@ def _not_placed(
 
 
 def _publish(scene: Scene, result: Reconstruction, settings: Settings, mark: str) -> None:
-    """Link frames and models into the scene's layout; then verdict, report and, last, the manifest."""
+    """Build the scene beside the one that is there, and put it in its place, the manifest last.
+
+    While files are replaced there is no manifest, so that it never disagrees with them.
+    """
+    ready = Scene(scene.root / ".publish")
+    try:
+        _build(ready, result, settings, mark)
+        scene.manifest.unlink(missing_ok=True)
+        for name in ("frames", "colmap", "verdict.json", "report.html", "manifest.json"):
+            target = scene.root / name
+            if target.is_dir():
+                shutil.rmtree(target)
+            os.replace(ready.root / name, target)
+    finally:
+        shutil.rmtree(ready.root, ignore_errors=True)
+
+
+def _build(ready: Scene, result: Reconstruction, settings: Settings, mark: str) -> None:
+    """Link frames and models into the scene's layout; then write verdict, report and manifest."""
     from cuesta.vision.terrasky3d.report import write_report
 
-    scene.manifest.unlink(missing_ok=True)
-    flat, metric = scene.work / "undistort", scene.work / "metric" / "model"
-    _link_tree(flat / "frames", scene.frames)
-    _link_tree(flat / "model", scene.model)
+    shutil.rmtree(ready.root, ignore_errors=True)  # of a run that was killed
+    work = result.scene.work
+    flat, metric = work / "undistort", work / "metric" / "model"
+    _link_tree(flat / "frames", ready.frames)
+    _link_tree(flat / "model", ready.model)
     if metric.exists():
-        _link_tree(metric, scene.metric_model)
-    else:
-        shutil.rmtree(scene.metric_model.parent, ignore_errors=True)
-    write_text(scene.root / "verdict.json", json.dumps(result.to_json(), indent=1) + "\n")
-    write_report(scene, result, settings)
+        _link_tree(metric, ready.metric_model)
+    write_text(ready.root / "verdict.json", json.dumps(result.to_json(), indent=1) + "\n")
+    write_report(ready, result, settings)
     about = {
-        "name": scene.root.resolve().name,
+        "name": result.scene.root.resolve().name,
         "kind": "reconstruction",
         "made_by": f"cuesta {__version__}",
         "made_from": mark,
@@ -255,8 +270,40 @@ def _publish(scene: Scene, result: Reconstruction, settings: Settings, mark: str
         "metres_from_model": result.result("metric")["metres_from_model"],
         "licence": "that of the photos",
         "settings": to_json(settings),
+        "cameras": _about_cameras(result),
+        "images": _about_images(result),
     }
-    write_manifest(scene, about)
+    write_manifest(ready, about)
+
+
+def _about_cameras(result: Reconstruction) -> list[dict[str, Any]]:
+    """Return for each camera what EXIF calls it, and the focal length it began with and from where."""
+    exif = {camera["folder"]: camera["exif"] for camera in result.result("ingest")["cameras"]}
+    return [
+        {
+            "folder": camera["folder"],
+            "exif": exif[camera["folder"]],
+            "focal_px": focal_of(camera),
+            "focal_from": camera["source"],
+            "is_fixed": camera["is_fixed"],
+        }
+        for camera in result.result("calibrate")["cameras"]
+    ]
+
+
+def _about_images(result: Reconstruction) -> dict[str, dict[str, Any]]:
+    """Return for each frame the photo it is of, where that was taken, and its clip."""
+    photos = {photo["name"]: photo for photo in result.result("ingest")["images"]}
+    return {
+        image.name: {key: photos[image.name][key] for key in ("source", "gps", "clip")}
+        for image in result.images
+    }
+
+
+def _mark_of(stages: list[Stage]) -> str:
+    """Return a fingerprint of this making of the stages: it changes when one is done again."""
+    records = [(stage.folder / "stage.json").read_text(encoding="utf-8") for stage in stages]
+    return fingerprint([__version__, _CODE, *records])
 
 
 def _is_published(scene: Scene, mark: str) -> bool:
@@ -281,43 +328,9 @@ def _link(source: str, target: str) -> None:
         shutil.copyfile(source, target)
 
 
-@contextmanager
-def _alone(scene: Scene) -> Iterator[None]:
-    """Keep a second run out of the folder; the lock ends with the process."""
-    scene.work.mkdir(parents=True, exist_ok=True)
-    with open(scene.work / ".lock", "a", encoding="ascii") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{scene.root}: another run is writing into it; wait for it") from None
-        yield
-
-
-def _check_ours(scene: Scene, photos: Path) -> None:
-    """Refuse a folder of something else, of other photos, or that has to do with the photos themselves."""
-    root = scene.root
-    if root.exists() and not root.is_dir():
-        raise UserError(f"{root}: a file, not a folder; choose another --out")
-    if photos.is_dir() and root.resolve().is_relative_to(photos.resolve()):
-        raise UserError(f"{root}: lies inside the photos; choose an --out elsewhere")
-    if photos.exists() and photos.resolve().is_relative_to(root.resolve()):
-        raise UserError(f"{root}: the photos lie inside it; choose an --out elsewhere")
-    before = scene.work / "ingest" / "inputs.json"
-    if before.is_file():
-        known = {(name, size) for name, size, _ in json.loads(before.read_text(encoding="utf-8"))}
-        if known.isdisjoint((name, size) for name, size, _ in list_inputs(photos)):
-            raise UserError(f"{root}: is made of other photos; choose another --out or delete it")
-    elif root.is_dir() and any(path != scene.work for path in root.iterdir()):
-        raise UserError(f"{root}: holds something else; choose an empty folder for --out")
-    elif scene.work.is_dir() and any(path.name != ".lock" for path in scene.work.iterdir()):
-        raise UserError(f"{scene.work}: holds something else; choose an empty folder for --out")
-
-
-def _facts_of(*paths: Path | None) -> list[list[Any]]:
-    """Return names, sizes and times of the files that a stage reads beside its inputs."""
-    facts = []
-    for path in paths:
-        if path is not None and path.exists():
-            files = sorted(path.rglob("*")) if path.is_dir() else [path]
-            facts += [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files]
-    return facts
+def _facts_of(path: Path | None) -> list[list[Any]] | None:
+    """Return names, sizes and times of the files that a stage reads beside its inputs, if any."""
+    if path is None:
+        return None
+    files = sorted(path.rglob("*")) if path.is_dir() else [path] * path.exists()
+    return [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in files]

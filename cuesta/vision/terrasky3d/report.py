@@ -33,12 +33,12 @@ VERDICTS = {
 
 
 def write_report(scene: Scene, result: Reconstruction, settings: Settings) -> None:
-    """Write the report of a scene whose frames and model are in place."""
+    """Write the report of the result into `scene`, where its frames and models are."""
     model = read_reconstruction(scene.model)
     sparse = result.result("sparse")["models"][0]
     text = render_page(
         Path(__file__).parent / "report.html.j2",
-        name=scene.root.resolve().name,
+        name=result.scene.root.resolve().name,
         made=f"{datetime.datetime.now(datetime.UTC):%d %B %Y, %H:%M} UTC",
         recipe=settings.name,
         seconds=sum(stage.seconds for stage in result.stages),
@@ -111,7 +111,7 @@ def _fit_section(result: Reconstruction, model: pycolmap.Reconstruction) -> Sect
         (image.name, image.num_points, f"{image.mean_error_px:.2f}", f"{image.angle_deg:.1f}")
         for image in result.images
     )
-    parts = (
+    parts: tuple[Chart | Table | Image, ...] = (
         _histogram("Reprojection error", "px, mean of a point", errors, np.linspace(0, 2, 41)),
         _histogram("Track length", "images that see a point", tracks, np.arange(1.5, 21.5)),
         Table(
@@ -120,9 +120,25 @@ def _fit_section(result: Reconstruction, model: pycolmap.Reconstruction) -> Sect
             rows=rows,
         ),
         _cameras_table(result, model),
+        *_misses(result),
     )
     note = "Errors are in pixels of the frames; angles are medians over the points of an image."
     return Section(title="How well it fits", note=note, parts=parts)
+
+
+def _misses(result: Reconstruction) -> list[Image]:
+    """Return the drawing of each lens that was fitted to a target."""
+    caption = (
+        "What the lens of {} misses ({}): arrows, enlarged, lead from the target's corners to it."
+    )
+    return [
+        Image(
+            caption=caption.format(camera["folder"], camera["source"]),
+            data=(result.scene.work / "calibrate" / f"{camera['folder']}.png").read_bytes(),
+        )
+        for camera in result.result("calibrate")["cameras"]
+        if camera["complaints"] is not None
+    ]
 
 
 def _cameras_table(result: Reconstruction, model: pycolmap.Reconstruction) -> Table:

@@ -37,7 +37,7 @@ class IngestSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrateSettings:
-    """Say what is known of the lenses.
+    """Say what is known of the lenses; `intrinsics` or `board`, not both.
 
     `intrinsics` is a file that gives them: `K.txt` (three rows of three numbers), `cameras.txt` or
     `cameras.bin` of COLMAP, `transforms.json`, or a `calibration.json` of ours. `board` is a folder
@@ -54,6 +54,13 @@ class CalibrateSettings:
         "SIMPLE_RADIAL"
     )
     trust_exif: bool = True
+
+    def __post_init__(self) -> None:
+        if self.intrinsics is not None and self.board is not None:
+            raise UserError(
+                f"calibrate.intrinsics ({self.intrinsics}) and calibrate.board ({self.board}) both "
+                "give the lenses; give one"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +110,8 @@ class ScaleSettings:
     second: str = ""
     metres: float = 0.0
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Refuse a distance that is given in part; flags set one field after the other."""
         given = [bool(self.first), bool(self.second), self.metres > 0]
         if any(given) and not all(given):
             raise UserError("a known distance needs scale.first, scale.second and scale.metres > 0")

@@ -58,6 +58,7 @@ def undistort(
         ),
         lambda: on_progress(_count(scratch / "images"), len(names)),
     )
+    on_progress(len(names), len(names))
     _check_written(scratch, names)
     for source, target in (("images", "frames"), ("sparse", "model")):
         shutil.rmtree(folder / target, ignore_errors=True)

@@ -34,8 +34,8 @@ def _sharpest(video: Path, frames_per_second: float) -> Iterator[tuple[str, np.n
     capture = cv2.VideoCapture(str(video))
     best: tuple[int, float, np.ndarray] | None = None
     while True:
-        seconds = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000  # also where the rate varies
         is_read, frame = capture.read()
+        seconds = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000  # of that frame, at any rate
         interval = int(seconds * frames_per_second + 1e-6)
         if best is not None and (not is_read or interval != best[0]):
             yield f"frame_{best[0]:06d}.jpg", best[2]

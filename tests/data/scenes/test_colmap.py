@@ -1,5 +1,6 @@
 """COLMAP models come back, are what pycolmap says they are, and broken ones end in one line."""
 
+import resource
 import shutil
 import struct
 from pathlib import Path
@@ -12,11 +13,13 @@ from hypothesis import given
 
 from cuesta.data.clouds import Cloud
 from cuesta.data.scenes.colmap import (
+    Suffix,
     read_colmap,
     read_reconstruction,
     reconstruction_of,
     views_of,
     write_colmap,
+    write_reconstruction,
 )
 from cuesta.data.scenes.views import Views
 from cuesta.errors import UserError
@@ -24,6 +27,7 @@ from cuesta.geometry import MODELS, Camera, Transform
 from tests.data.scenes.posed import EPS, ROUNDING, assert_same, make_camera, make_views, posed
 
 FILES = ("cameras", "frames", "images", "points3D", "rigs")
+suffixes = pytest.mark.parametrize("suffix", [".bin", ".txt"])
 
 
 @pytest.fixture
@@ -52,12 +56,12 @@ def test_views_come_back_through_a_reconstruction(views: Views) -> None:
     assert_same(views, views_of(reconstruction_of(views)))
 
 
-@pytest.mark.parametrize("kind", [".bin", ".txt"])
-def test_views_come_back_through_files(kind: str, tmp_path: Path) -> None:
+@suffixes
+def test_views_come_back_through_files(suffix: Suffix, tmp_path: Path) -> None:
     views = make_views(*(make_camera(name) for name in MODELS), count=7)
-    write_colmap(tmp_path / "model", views)
-    folder = tmp_path / "model"
-    assert_same(views, read_colmap(folder if kind == ".bin" else as_text(folder)))
+    write_colmap(tmp_path / "model", views, suffix=suffix)
+    assert {file.suffix for file in (tmp_path / "model").iterdir()} == {suffix}
+    assert_same(views, read_colmap(tmp_path / "model"))
 
 
 def test_what_was_read_stays_through_any_number_of_files(tmp_path: Path) -> None:
@@ -150,16 +154,69 @@ def test_points_and_their_colours_are_kept(model: Path) -> None:
     assert plain.point3D(1).color.tolist() == [0, 0, 0]
 
 
-def test_a_model_with_tracks_and_observations_passes_the_count_of_its_records(
-    tmp_path: Path,
-) -> None:
+def rigs_of_two() -> pycolmap.Reconstruction:
+    """Return two rigs of two cameras, of three frames each, that see 20 points, with some noise."""
     options = pycolmap.SyntheticDatasetOptions()
     options.num_rigs, options.num_cameras_per_rig = 2, 2
     options.num_frames_per_rig, options.num_points3D = 3, 20
     reconstruction = pycolmap.synthesize_dataset(options)
-    reconstruction.write_binary(tmp_path)
-    again = read_reconstruction(tmp_path)
-    assert again.compute_num_observations() == reconstruction.compute_num_observations() > 0
+    noise = pycolmap.SyntheticNoiseOptions()
+    noise.point2D_stddev = 1.0
+    pycolmap.synthesize_noise(noise, reconstruction)
+    return reconstruction
+
+
+@suffixes
+def test_a_reconstruction_comes_back_whole(suffix: Suffix, tmp_path: Path) -> None:
+    made = rigs_of_two()
+    write_reconstruction(tmp_path / "model", made, suffix=suffix)
+    assert {file.suffix for file in (tmp_path / "model").iterdir()} == {suffix}
+    again = read_reconstruction(tmp_path / "model")
+    assert dict(again.rigs) == dict(made.rigs)
+    assert [rig.num_sensors() for rig in again.rigs.values()] == [2, 2]
+    assert dict(again.frames) == dict(made.frames)
+    assert dict(again.points3D) == dict(made.points3D)
+    assert dict(again.cameras) == dict(made.cameras)
+    assert set(again.images) == set(made.images)
+    for image_id, image in made.images.items():
+        same = again.image(image_id)
+        assert same.name == image.name
+        assert (same.camera_id, same.frame_id) == (image.camera_id, image.frame_id)
+        assert list(same.points2D) == list(image.points2D)
+    assert again.compute_num_observations() == made.compute_num_observations() > 0
+
+
+def test_frames_without_a_pose_are_left_out(tmp_path: Path) -> None:
+    made = rigs_of_two()
+    made.deregister_frame(1)
+    write_reconstruction(tmp_path / "model", made)
+    assert set(read_reconstruction(tmp_path / "model").frames) == set(made.frames) - {1}
+
+
+@suffixes
+def test_a_full_disk_leaves_no_model(suffix: Suffix, tmp_path: Path) -> None:
+    """pycolmap says nothing where a file of it could not grow."""
+    made, limits = rigs_of_two(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3000, limits[1]))
+    try:
+        with pytest.raises(UserError, match=r"cannot write .*model: a file of it was cut short"):
+            write_reconstruction(tmp_path / "model", made, suffix=suffix)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir())
+
+
+def test_names_and_suffixes_that_no_file_can_hold_are_refused(tmp_path: Path) -> None:
+    views = make_views()
+    names = ("my cat.jpg", *views.names[1:])
+    spaced = Views(names, views.cameras, views.camera_ids, views.cam_from_world)
+    with pytest.raises(ValueError, match=r"a name in a \.txt may have no space, got 'my cat\.jpg'"):
+        write_colmap(tmp_path / "model", spaced, suffix=".txt")
+    with pytest.raises(ValueError, match=r"written as \.bin or \.txt, not as '\.ply'"):
+        write_colmap(tmp_path / "model", views, suffix=".ply")  # type: ignore[arg-type]
+    assert not list(tmp_path.iterdir())
+    write_colmap(tmp_path / "model", spaced)
+    assert "my cat.jpg" in read_colmap(tmp_path / "model").names
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -73,6 +73,7 @@ def test_a_changed_byte_is_found_by_verify_alone(scene: Scene) -> None:
     ("text", "words"),
     [
         ("{", "no JSON"),
+        pytest.param("[" * 100_000, "no JSON", id="deep"),
         ("[]", "not a manifest of a cuesta scene"),
         ('{"format": "other"}', "not a manifest of a cuesta scene"),
         ('{"format": "cuesta scene", "version": 99}', "version 99, this cuesta reads 1"),

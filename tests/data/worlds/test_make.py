@@ -105,6 +105,18 @@ def test_a_finished_scene_that_lost_a_file_is_named(made: Path, tmp_path: Path) 
         make_landmarks(tmp_path / "one", TINY, seed=5)
 
 
+@pytest.mark.parametrize("text", ["{", '"\udcff"', "[" * 100_000], ids=["cut", "bytes", "deep"])
+def test_a_broken_record_of_what_was_begun_is_named(text: str, tmp_path: Path) -> None:
+    record = tmp_path / "landmark_000_ground" / "work" / "recipe.json"
+    record.parent.mkdir(parents=True)
+    record.write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(
+        UserError, match=r"recipe\.json: no JSON .*; remove .*_ground, and"
+    ) as caught:
+        make_landmarks(tmp_path, TINY, seed=5)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_scene_holds_what_its_layout_says(made: Path) -> None:
     scene = open_scene(made / "landmark_000_ground")
     views = read_colmap(scene.model)
@@ -148,6 +160,10 @@ def test_mistakes_are_named(made: Path, tmp_path: Path) -> None:
     (tmp_path / "room_000" / "mine.txt").write_text("mine")
     with pytest.raises(UserError, match="room_000 holds something else"):
         make_rooms(tmp_path, TINY)
+    (tmp_path / "file").mkdir()
+    (tmp_path / "file" / "room_000").write_text("mine")
+    with pytest.raises(UserError, match="room_000 holds something else"):
+        make_rooms(tmp_path / "file", TINY)
     with pytest.raises(UserError, match=r"none\.png: no 16-bit PNG of normals"):
         read_normals(tmp_path / "none.png")
 

@@ -10,6 +10,7 @@ from cuesta.data.worlds.landmarks import build_landmark, movers
 from cuesta.data.worlds.mesh import Finish, Mesh
 from cuesta.data.worlds.paths import Lenses, landmark_shots, look_at
 from cuesta.data.worlds.render import Frame, World, rays_of, render
+from cuesta.data.worlds.shade_kernels import encoded
 from cuesta.geometry import MODELS, Camera, Transform
 from tests.data.worlds.worlds import STONE, facing_y, pinhole, wall, world_of
 
@@ -182,3 +183,14 @@ def test_a_lens_that_shows_nothing_in_the_corners_is_refused() -> None:
     params = torch.tensor([30.0, 32.0, 24.0, -0.9], dtype=torch.float64)
     with pytest.raises(ValueError, match="SIMPLE_RADIAL lens shows nothing at some pixels"):
         rays_of(Camera("SIMPLE_RADIAL", params, 64, 48))
+
+
+def test_brightness_becomes_the_nearest_number_of_srgb() -> None:
+    draw = np.random.default_rng(0)
+    linear = np.concatenate(
+        [[-0.5, 0.0, 1.0, 2.0], np.linspace(0, 1, 4097), draw.random(3000) ** 3]
+    )
+    x = linear.clip(0, 1)
+    srgb = np.where(x <= 0.0031308, 12.92 * x, 1.055 * x ** (1 / 2.4) - 0.055)
+    numbers = [encoded(value) for value in linear]
+    np.testing.assert_array_equal(numbers, (255 * srgb + 0.5).astype(np.uint8))

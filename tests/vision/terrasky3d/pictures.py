@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import cv2
@@ -27,8 +28,9 @@ def exif_of(
     focal_35mm: float | None = None,
     make: str | None = None,
     gps: tuple[float, float, float] | None = None,
+    sensor: Mapping[ExifTags.Base, object] | None = None,
 ) -> Image.Exif:
-    """Return the tags of a phone."""
+    """Return the tags of a phone; `sensor` are more of them."""
     exif = Image.Exif()
     if orientation is not None:
         exif[ExifTags.Base.Orientation] = orientation
@@ -36,6 +38,8 @@ def exif_of(
         exif[ExifTags.Base.Make] = make
     if focal_35mm is not None:
         exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.FocalLengthIn35mmFilm] = focal_35mm
+    if sensor is not None:
+        exif.get_ifd(ExifTags.IFD.Exif).update(sensor)
     if gps is not None:
         tags = exif.get_ifd(ExifTags.IFD.GPSInfo)
         tags[ExifTags.GPS.GPSLatitude] = _sexagesimal(gps[0])

@@ -36,12 +36,13 @@ def flat_picture(target: Target) -> np.ndarray:
     return np.where((x + y) % 2, 255, 0).astype(np.uint8)
 
 
-def film(target: Target, folder: Path, count: int) -> None:
+def film(target: Target, folder: Path, count: int, lens: Camera = LENS) -> None:
     """Write pictures of the target as the lens sees them, by casting each pixel's ray on the board."""
     generator = np.random.default_rng(0)
     picture = cv2.GaussianBlur(flat_picture(target), (0, 0), 2)
-    y, x = torch.meshgrid(torch.arange(480) + 0.5, torch.arange(640) + 0.5, indexing="ij")
-    rays = LENS.unproject(torch.stack([x, y], -1).reshape(-1, 2).double())
+    rows, columns = torch.arange(lens.height) + 0.5, torch.arange(lens.width) + 0.5
+    y, x = torch.meshgrid(rows, columns, indexing="ij")
+    rays = lens.unproject(torch.stack([x, y], -1).reshape(-1, 2).double())
     extent = np.array([target.columns, target.rows]) * target.square_m
     folder.mkdir(parents=True)
     for number in range(count):
@@ -53,7 +54,7 @@ def film(target: Target, folder: Path, count: int) -> None:
         directions = rays @ cam_from_board.rotation
         points = centre - directions * (centre[2] / directions[:, 2])[:, None]
         pixel = (points[:, :2] / target.square_m * PIXELS_A_SQUARE - 0.5).float()
-        maps = pixel.reshape(480, 640, 2).numpy()
+        maps = pixel.reshape(lens.height, lens.width, 2).numpy()
         seen = cv2.remap(picture, maps, None, cv2.INTER_LINEAR, borderValue=255)
         cv2.imwrite(str(folder / f"{number:02d}.png"), seen)
 
@@ -78,6 +79,7 @@ def test_perfect_corners_give_the_lens_in_our_pixels(model, lens) -> None:  # ty
         seen.append((board.numpy().astype(np.float32), pixels.numpy().astype(np.float32)))
     fitted = fit_lens(seen, (640, 480), model)
     assert fitted.rms_px < 0.001
+    assert np.abs(fitted.misses[:, 2:]).max() < 0.01
     assert max(abs(a - b) for a, b in zip(fitted.params, params.tolist(), strict=True)) < 0.01
 
 
@@ -94,6 +96,25 @@ def test_the_lens_comes_back(target: Target, tmp_path: Path) -> None:
     off = torch.linalg.vector_norm(found.project(rays) - LENS.project(rays), dim=-1)
     assert float(off.median()) < 1.0
     assert any("views of the target" in words for words in board.complaints())
+    assert np.sqrt(np.mean(board.misses[:, 2:] ** 2) * 2) == pytest.approx(board.rms_px, rel=1e-3)
+
+
+def test_two_clips_of_one_stem_keep_their_frames(tmp_path: Path) -> None:
+    film(CHARUCO, tmp_path / "pictures", 8)
+    pictures = [cv2.imread(str(path)) for path in sorted((tmp_path / "pictures").iterdir())]
+    folder = tmp_path / "board"
+    folder.mkdir()
+    for name, seen in (("a.avi", pictures[:5]), ("a.mp4", pictures[5:])):
+        code = cv2.VideoWriter.fourcc(*("mp4v" if name.endswith("mp4") else "MJPG"))
+        writer = cv2.VideoWriter(str(folder / name), code, 1, (640, 480))
+        for picture in seen:
+            writer.write(picture)
+        writer.release()
+    found, apart = (
+        calibrate_board(path, CHARUCO, "OPENCV", tmp_path / "scratch").num_views
+        for path in (folder, tmp_path / "pictures")
+    )
+    assert found == apart
 
 
 def test_a_target_that_is_not_there_is_told(tmp_path: Path) -> None:

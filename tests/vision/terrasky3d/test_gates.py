@@ -1,5 +1,6 @@
 """Gates open and close at their limits, and say what to do."""
 
+import math
 from typing import Any
 
 import pycolmap
@@ -12,11 +13,15 @@ MODEL = {"mean_reprojection_px": 0.5, "mean_track_length": 5.0}
 
 
 def images(count: int, *, angle: float = 10.0, name: str = "cam_0/{}.jpg") -> list[ImageQuality]:
-    return [ImageQuality(name.format(number), 100, 0.5, angle) for number in range(count)]
+    return [
+        ImageQuality(name.format(number), 100, 0.5, angle, (float(number), 0.0, 0.0))
+        for number in range(count)
+    ]
 
 
 def photos(count: int, side: int = 1600) -> list[dict[str, Any]]:
-    return [{"width": side, "height": side // 2}] * count
+    size = {"width": side, "height": side // 2, "clip": None}
+    return [{"name": f"cam_0/{number}.jpg", **size} for number in range(count)]
 
 
 def grade(
@@ -25,9 +30,10 @@ def grade(
     *,
     others: int = 0,
     inliers: tuple[Any, ...] = (),
+    lenses: tuple[Any, ...] = (),
     **model: float,
 ) -> tuple[str, list[str]]:
-    found, gates = judge(seen, MODEL | model, [{}] * others, taken, inliers)
+    found, gates = judge(seen, MODEL | model, [{}] * others, taken, inliers, lenses)
     return found, [gate.name for gate in gates if not gate.is_met]
 
 
@@ -61,21 +67,80 @@ def test_larger_images_may_be_off_by_more() -> None:
 
 
 def test_an_image_that_only_turned_is_named() -> None:
-    seen = [*images(9), ImageQuality("cam_0/turned.jpg", 50, 0.4, 0.5)]
-    found, gates = judge(seen, MODEL, [], photos(10), [])
+    seen = [*images(9), ImageQuality("cam_0/9.jpg", 50, 0.4, 0.5, (9.0, 0.0, 0.0))]
+    found, gates = judge(seen, MODEL, [], photos(10), [], [])
     assert found == "usable"
-    assert "cam_0/turned.jpg" in next(gate.remedy for gate in gates if not gate.is_met)
+    assert "cam_0/9.jpg" in next(gate.remedy for gate in gates if not gate.is_met)
 
 
 def test_aerial_and_ground_images_must_hang_together() -> None:
     seen = [*images(10), *images(10, name="cam_1_aerial/{}.jpg")]
+    taken = [{**photos(1)[0], "name": image.name} for image in seen]
     apart = tuple(("cam_0/0.jpg", f"cam_0/{n}.jpg", 99) for n in range(1, 10)) * 20
     apart += tuple(("cam_1_aerial/0.jpg", f"cam_1_aerial/{n}.jpg", 99) for n in range(1, 10))
     link = (("cam_0/0.jpg", "cam_1_aerial/0.jpg", 40),)
-    assert grade(seen, photos(20), inliers=apart)[0] == "poor"
-    assert grade(seen, photos(20), inliers=apart + link)[0] == "usable"
-    assert grade(seen, photos(20), inliers=apart + link * 2) == ("good", [])
-    assert grade(seen, photos(20), inliers=apart * 100 + link * 50) == ("good", [])
+    assert grade(seen, taken, inliers=apart)[0] == "poor"
+    assert grade(seen, taken, inliers=apart + link)[0] == "usable"
+    assert grade(seen, taken, inliers=apart + link * 2) == ("good", [])
+    assert grade(seen, taken, inliers=apart * 100 + link * 50) == ("good", [])
+
+
+def clip(places: list[float]) -> tuple[list[ImageQuality], list[dict[str, Any]]]:
+    """Return the frames of a clip that were taken at these places, NaN where one is missing."""
+    seen = images(len(places), name="cam_0/frame_{:06d}.jpg")
+    seen = [
+        image._replace(centre=(place, 0.0, 0.0))
+        for image, place in zip(seen, places, strict=True)
+        if not math.isnan(place)
+    ]
+    taken = [
+        photo | {"name": image.name, "clip": "a.mp4"}
+        for photo, image in zip(photos(len(seen)), seen, strict=True)
+    ]
+    return seen, taken
+
+
+@pytest.mark.parametrize(
+    ("places", "numbers"),
+    [
+        ([0, 1, 2, 3, 4, 5], []),
+        ([0, 1, 6, 7, 8, 9], []),  # a step of five medians may be
+        ([0, 1, 7, 8, 9, 10], [2]),  # all from there on are elsewhere
+        ([0, 1, 99, 3, 4], [2]),
+        ([99, 1, 2, 3, 4], [0]),
+        ([0, 1, 2, 3, 99], [4]),
+        ([0, 1, *[math.nan] * 6, 8, 9, 10], []),
+        ([0, 1, 99, 3], []),  # too few to know what is usual
+    ],
+)
+def test_a_frame_that_jumps_away_from_its_clip_is_named(
+    places: list[float], numbers: list[int]
+) -> None:
+    seen, taken = clip(places)
+    found, gates = judge(seen, MODEL, [], taken, [], [])
+    assert found == ("usable" if numbers else "good")
+    named = [f"cam_0/frame_{number:06d}.jpg" for number in numbers]
+    remedies = [gate.remedy for gate in gates if not gate.is_met]
+    assert remedies == [f"look at these, and take them out: {', '.join(named)}"] * bool(named)
+
+
+def test_photos_that_are_no_clip_may_lie_anywhere() -> None:
+    seen, taken = clip([0, 1, 99, 3, 4])
+    assert grade(seen, [photo | {"clip": None} for photo in taken]) == ("good", [])
+
+
+@pytest.mark.parametrize(
+    ("complaints", "expected"), [(None, "good"), ([], "good"), (["3 views"], "usable")]
+)
+def test_a_target_that_was_filmed_badly_is_told(
+    complaints: list[str] | None, expected: str
+) -> None:
+    lens = {"folder": "cam_0", "complaints": complaints}
+    found, gates = judge(images(10), MODEL, [], photos(10), [], [lens])
+    assert found == expected
+    values = [gate.value for gate in gates if gate.name == "calibration"]
+    assert len(values) == (complaints is not None)
+    assert values == ["cam_0: 3 views"] or not complaints
 
 
 def test_measures_are_those_of_the_model() -> None:
@@ -86,6 +151,8 @@ def test_measures_are_those_of_the_model() -> None:
     mean = sum(image.mean_error_px * image.num_points for image in measured)
     weighted = sum(point.error * point.track.length() for point in model.points3D.values())
     assert mean == pytest.approx(weighted)
+    centres = {i.name: i.projection_center().tolist() for i in model.images.values()}
+    assert {image.name: list(image.centre) for image in measured} == centres
 
 
 def test_the_angle_of_two_cameras_is_the_one_at_the_point() -> None:

@@ -149,4 +149,4 @@ def test_a_distance_to_a_photo_that_is_not_there_is_refused(model: Any, tmp_path
 
 def test_half_a_distance_is_refused() -> None:
     with pytest.raises(UserError, match=r"scale\.first, scale\.second and scale\.metres"):
-        ScaleSettings(metres=2.0)
+        ScaleSettings(metres=2.0).check()

@@ -187,6 +187,17 @@ def test_a_video_gives_the_sharpest_frame_of_each_interval(tmp_path: Path) -> No
         assert int(np.argmax(likeness)) == 4
 
 
+def test_each_frame_counts_at_its_own_time(tmp_path: Path) -> None:
+    video = tmp_path / "clip.avi"
+    writer = cv2.VideoWriter(str(video), cv2.VideoWriter.fourcc(*"MJPG"), 1, (320, 240))
+    for number in range(4):
+        writer.write(cv2.cvtColor(textured(320, 240, number), cv2.COLOR_GRAY2BGR))
+    writer.release()
+    assert names(run(video, tmp_path / "out")) == [
+        f"cam_0/frame_{number:06d}.jpg" for number in range(4)
+    ]
+
+
 def test_a_video_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     for number in range(2):

@@ -31,6 +31,14 @@ def test_cameras_txt_is_scaled_to_the_images(tmp_path: Path) -> None:
     assert read(tmp_path / "cameras.txt", text) == [500, 321, 239, 0.01]
 
 
+@pytest.mark.parametrize(
+    "lens", ["SIMPLE_RADIAL 1024 683 900 512 341.5 0", "RADIAL 4000 2666 3516 2000 1333 0 0"]
+)
+def test_a_size_that_was_rounded_is_no_contradiction(lens: str, tmp_path: Path) -> None:
+    params = read(tmp_path / "cameras.txt", f"1 {lens}\n", width=3072, height=2048)
+    assert params[:3] == pytest.approx([2700, 1536, 1024], rel=1e-3)
+
+
 def test_calibration_json_is_by_folder(tmp_path: Path) -> None:
     def entry(name: str, focal: float) -> dict[str, object]:
         params = [focal, focal, 320.0, 240.0]
@@ -69,6 +77,9 @@ def test_images_of_one_stem_in_two_folders_are_told_apart(tmp_path: Path) -> Non
         ("K.txt", "5 0 320\n0 5 240\n0 0 1\n", "pixels, not millimetres"),
         ("K.txt", "500 0 320\n0 500 240\n", "3 rows of 3"),
         ("K.txt", "a b c\n", "not a table of numbers"),
+        ("K.txt", "500 0 nan\n0 500 240\n0 0 1\n", "not all finite numbers"),
+        ("K.txt", "500 0 320\n0 500 nan\n0 0 1\n", "not all finite numbers"),
+        ("K.txt", "500 nan 320\n0 500 240\n0 0 1\n", "without skew"),
         ("cameras.txt", "1 PINHOLE 640 360 500 500 320 180\n", "640 x 360, these are 640 x 480"),
         ("cameras.txt", "1 FOV 640 480 500 500 320 240 1\n", "FOV"),
         ("cameras.txt", "1 PINHOLE 640 480 500 500 320\n", "4 parameters"),

@@ -1,6 +1,7 @@
 """Mapping finds the cameras, keeps what is fixed, and is the same whenever it is run."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from tests.vision.terrasky3d.synthetic import cameras_of, synthesize
 def run(
     matches: Path, folder: Path, cameras: list[dict[str, Any]], settings: MapSettings | None = None
 ) -> dict[str, Any]:
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     progress: list[tuple[int, int]] = []
     images = matches
     result = map_scene(
@@ -51,6 +52,21 @@ def test_a_second_run_gives_the_same(tmp_path: Path) -> None:
         run(tmp_path / "matches", tmp_path / name, cameras_of(truth))
         centres.append(views_of(read_reconstruction(tmp_path / name / "models" / "0")).centres())
     assert (centres[0] - centres[1]).abs().max() < 1e-9 * centres[0].abs().max()
+
+
+def test_what_a_killed_run_left_of_its_database_is_not_read(tmp_path: Path) -> None:
+    truth = synthesize(tmp_path / "matches")
+    for name in ("killed", "sparse"):
+        (tmp_path / name).mkdir()
+    killed = tmp_path / "killed" / "database.db"
+    shutil.copyfile(tmp_path / "matches" / "database.db", killed)
+    with pycolmap.Database.open(killed) as database:
+        database.clear_two_view_geometries()  # is in the journal until the database is closed
+        for path in (tmp_path / "killed").iterdir():
+            shutil.copyfile(path, tmp_path / "sparse" / path.name)
+    assert (tmp_path / "sparse" / "database.db-wal").stat().st_size > 0
+    result = run(tmp_path / "matches", tmp_path / "sparse", cameras_of(truth))
+    assert len(result["models"][0]["images"]) == 10
 
 
 def test_a_fixed_camera_keeps_its_parameters_beside_a_free_one(tmp_path: Path) -> None:

@@ -7,9 +7,10 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
+from PIL.ExifTags import Base
 
 from cuesta.vision.terrasky3d.photos import UnreadableError, motion_between, read_photo, upright
-from tests.vision.terrasky3d.pictures import exif_of, textured, write_photo
+from tests.vision.terrasky3d.pictures import Rational, exif_of, textured, write_photo
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -28,6 +29,36 @@ def test_focal_length_is_that_of_the_diagonal(tmp_path: Path) -> None:
     path = write_photo(tmp_path / "a.jpg", textured(400, 300), exif_of(focal_35mm=26))
     focal = read_photo(path).focal_px
     assert focal == 26 * 500 / math.hypot(36, 24)
+
+
+def sensor_of(focal_mm: float, pixels_a_unit: float, unit: int, width: int) -> dict[Base, object]:
+    """Return what cameras that do not know the 35 mm equivalent write of lens and sensor."""
+    return {
+        Base.FocalLength: Rational(round(focal_mm * 100), 100),
+        Base.FocalPlaneXResolution: Rational(round(pixels_a_unit * 1000), 1000),
+        Base.FocalPlaneResolutionUnit: unit,
+        Base.ExifImageWidth: width,
+    }
+
+
+@pytest.mark.parametrize(
+    ("pixels_a_unit", "unit", "width", "expected"),
+    [
+        (100 * 25.4, 2, 400, 500.0),
+        (100 * 10, 3, 400, 500.0),
+        (100.0, 4, 400, 500.0),
+        (100.0, 4, 1600, 125.0),  # the photo was shrunk to a quarter
+    ],
+)
+def test_focal_length_is_that_of_lens_and_sensor_where_nothing_else_is_known(
+    pixels_a_unit: float, unit: int, width: int, expected: float, tmp_path: Path
+) -> None:
+    sensor = sensor_of(5.0, pixels_a_unit, unit, width)
+    photo = read_photo(write_photo(tmp_path / "a.jpg", textured(400, 300), exif_of(sensor=sensor)))
+    assert photo.focal_px == pytest.approx(expected)
+    both = exif_of(focal_35mm=26, sensor=sensor)
+    photo = read_photo(write_photo(tmp_path / "b.jpg", textured(400, 300), both))
+    assert photo.focal_px == pytest.approx(26 * 500 / math.hypot(36, 24))
 
 
 @pytest.mark.parametrize(
@@ -49,6 +80,7 @@ def test_gps_comes_back(place: tuple[float, float, float], tmp_path: Path) -> No
         (exif_of(orientation=17), "orientation 17"),
         (exif_of(focal_35mm=3), "3 mm"),
         (exif_of(focal_35mm=30_000), "30000 mm"),
+        (exif_of(sensor=sensor_of(5.0, 5000.0, 4, 400)), "2250 mm"),
         (exif_of(gps=(0.0, 0.0, 0.0)), "latitude 0"),
         (exif_of(gps=(91.0, 10.0, 0.0)), "latitude 91"),
     ],

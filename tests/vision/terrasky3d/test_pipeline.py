@@ -3,39 +3,72 @@
 import dataclasses
 import fcntl
 import json
+import multiprocessing
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from cuesta.data.scenes.colmap import read_colmap
-from cuesta.data.scenes.scene import open_scene, verify_scene
+from cuesta.data.scenes.scene import open_scene, read_about, verify_scene
 from cuesta.data.scenes.views import Views
 from cuesta.errors import UserError
-from cuesta.vision.terrasky3d import undistort
+from cuesta.geometry import Camera
+from cuesta.vision.terrasky3d import native, pipeline, undistort
 from cuesta.vision.terrasky3d.pipeline import Reconstruction, reconstruct
 from cuesta.vision.terrasky3d.pose_errors import auc, pair_errors
 from cuesta.vision.terrasky3d.recipes import debug
-from cuesta.vision.terrasky3d.settings import ScaleSettings, UndistortSettings
-from tests.vision.terrasky3d.pictures import write_photo
-from tests.vision.terrasky3d.place import take_photos
+from cuesta.vision.terrasky3d.settings import (
+    CalibrateSettings,
+    ScaleSettings,
+    Settings,
+    UndistortSettings,
+)
+from tests.vision.terrasky3d.pictures import exif_of, write_photo
+from tests.vision.terrasky3d.place import FOCAL, HEIGHT, LENS, WIDTH, take_photos
+from tests.vision.terrasky3d.test_boards import CHARUCO, film
 
 ANGLES = [-24.0, -18.0, -12.0, -6.0, 0.0, 6.0, 12.0, 18.0]
-KILLED_RUN = """
-import os, signal, sys
-from cuesta.vision.terrasky3d.pipeline import reconstruct
-from cuesta.vision.terrasky3d.recipes import debug
-def show(stage, done, total):
-    if stage == sys.argv[3] and done >= int(sys.argv[4]):
+APART = 7.0  # metres between the cameras of the first and the last photo
+
+
+def reconstruct_and_die(
+    photos: Path, out: Path, settings: Settings, place: tuple[str, int]
+) -> None:
+    """Kill this process when a stage has come so far, or, at -1, when it calls that function."""
+
+    def die(*_: object, **_named: object) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
-reconstruct(sys.argv[1], sys.argv[2], debug(), on_progress=show)
-"""
+
+    def show(stage: str, done: int, _total: int) -> None:
+        if stage == place[0] and done >= place[1]:
+            die()
+
+    native.SECONDS_BETWEEN_LOOKS = 0.01
+    if place[1] == -1:
+        setattr(pipeline, place[0], die)
+    reconstruct(photos, out, settings, on_progress=show)
+
+
+def check_killed(photos: Path, out: Path, settings: Settings, place: tuple[str, int]) -> None:
+    """Run until it is killed there, in a process forked from one that has imported everything."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    process = context.Process(target=reconstruct_and_die, args=(photos, out, settings, place))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL, place
+
+
+def listed(root: Path) -> dict[str, Any]:
+    """Return the manifest's files, but for the verdict, which holds paths and times."""
+    files: dict[str, Any] = json.loads((root / "manifest.json").read_text())["files"]
+    return {name: about for name, about in files.items() if name != "verdict.json"}
 
 
 @pytest.fixture(scope="module")
@@ -113,11 +146,8 @@ def test_other_settings_redo_what_they_touch(
     root = tmp_path / "scene"
     shutil.copytree(made.scene.root, root)
     first, second = photos[1].names[0], photos[1].names[-1]
-    settings = dataclasses.replace(
-        debug(),
-        scale=ScaleSettings(first=first, second=second, metres=7.0),
-        undistort=UndistortSettings(max_image_size=240),
-    )
+    small = dataclasses.replace(debug(), undistort=UndistortSettings(max_image_size=240))
+    settings = with_distance(photos[1], small)
     result = reconstruct(photos[0], root, settings)
     fresh = [stage.name for stage in result.stages if stage.is_fresh]
     assert fresh == ["undistort", "metric"]
@@ -128,24 +158,26 @@ def test_other_settings_redo_what_they_touch(
     assert max(c.width for c in metric.cameras.values()) <= 240
     sources = {image["source"]: image["name"] for image in result.result("ingest")["images"]}
     ends = metric.select([sources[first], sources[second]]).centres()
-    assert float(torch.linalg.vector_norm(ends[0] - ends[1])) == pytest.approx(7.0)
+    assert float(torch.linalg.vector_norm(ends[0] - ends[1])) == pytest.approx(APART)
+
+
+def with_distance(truth: Views, settings: Settings | None = None) -> Settings:
+    scale = ScaleSettings(first=truth.names[0], second=truth.names[-1], metres=APART)
+    return dataclasses.replace(settings or debug(), scale=scale)
 
 
 def test_killed_anywhere_it_goes_on_to_the_same_scene(
     photos: tuple[Path, Views], made: Reconstruction, tmp_path: Path
 ) -> None:
-    root = tmp_path / "scene"
+    root, settings = tmp_path / "scene", with_distance(photos[1])
+    shutil.copytree(made.scene.root, tmp_path / "unbroken")
+    unbroken = reconstruct(photos[0], tmp_path / "unbroken", settings)
     finished: dict[str, int] = {}
-    for stage, done in (
-        ("ingest", 9),
-        ("features", 3),
-        ("matches", 1),
-        ("sparse", 0),
-        ("publish", 0),
+    for place in (
+        *(("run_stage", -1), ("ingest", 9), ("calibrate", 1), ("features", 3), ("matches", 1)),
+        *(("sparse", 3), ("undistort", 1), ("metric", 1), ("write_manifest", -1)),
     ):
-        arguments = [str(photos[0]), str(root), stage, str(done)]
-        process = subprocess.run([sys.executable, "-c", KILLED_RUN, *arguments], check=False)
-        assert process.returncode == -signal.SIGKILL, stage
+        check_killed(photos[0], root, settings, place)
         assert not (root / "manifest.json").exists()
         records = {path.parent.name: path for path in (root / "work").glob("*/stage.json")}
         for name, when in finished.items():
@@ -153,11 +185,73 @@ def test_killed_anywhere_it_goes_on_to_the_same_scene(
         done_now = [n for n, path in records.items() if json.loads(path.read_text())["is_done"]]
         finished = {name: records[name].stat().st_mtime_ns for name in done_now}
     assert sorted(finished) == sorted(stage.name for stage in made.stages)
-    result = reconstruct(photos[0], root, debug())
-    once, again = read_colmap(made.scene.model), read_colmap(result.scene.model)
-    assert once.names == again.names
-    assert pair_errors(again, once).max() < 1e-6
-    assert result.excluded == made.excluded
+    result = reconstruct(photos[0], root, settings)
+    assert not any(stage.is_fresh for stage in result.stages)
+    assert result.excluded == unbroken.excluded
+    assert listed(root) == listed(unbroken.scene.root)
+    verify_scene(root)
+    assert not (root / ".publish").exists()
+
+
+def test_killed_between_removing_and_making_a_stage_it_knows_its_folder(
+    photos: tuple[Path, Views], made: Reconstruction, tmp_path: Path
+) -> None:
+    root = tmp_path / "scene"
+    shutil.copytree(made.scene.work, root / "work")
+    shutil.rmtree(root / "work" / "ingest")
+    reconstruct(photos[0], root, debug())
+    verify_scene(root)
+
+
+def test_a_run_that_fails_leaves_the_scene_that_was_there(
+    photos: tuple[Path, Views], made: Reconstruction, tmp_path: Path
+) -> None:
+    root = tmp_path / "scene"
+    shutil.copytree(made.scene.root, root)
+    before = listed(root)
+    mistake = CalibrateSettings(intrinsics=tmp_path / "K.text")
+    with pytest.raises(UserError, match="no such file of intrinsics") as caught:
+        reconstruct(photos[0], root, dataclasses.replace(debug(), calibrate=mistake))
+    assert "\n" not in str(caught.value)
+    verify_scene(root)
+    assert listed(root) == before
+    check_killed(photos[0], root, dataclasses.replace(debug(), seed=1), ("sparse", 3))
+    verify_scene(root)
+    reconstruct(photos[0], root, debug())
+    verify_scene(root)
+    assert listed(root) == before
+
+
+@pytest.mark.parametrize("count", range(5))
+def test_a_manifest_never_disagrees_with_its_files(
+    count: int,
+    photos: tuple[Path, Views],
+    made: Reconstruction,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    root = tmp_path / "scene"
+    shutil.copytree(made.scene.root, root)
+    undistorted = UndistortSettings(max_image_size=240)
+    settings = dataclasses.replace(debug(), undistort=undistorted)
+    replace, seen = os.replace, list[str]()
+
+    def replace_some(source: Path, target: Path) -> None:
+        if Path(source).parent.name == ".publish" and Path(target).parent == root:
+            seen.append(Path(target).name)
+            if len(seen) > count:
+                raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", replace_some)
+    with pytest.raises(KeyboardInterrupt):
+        reconstruct(photos[0], root, settings)
+    assert seen[count:] == [
+        ["frames", "colmap", "verdict.json", "report.html", "manifest.json"][count]
+    ]
+    assert not (root / "manifest.json").exists()
+    monkeypatch.undo()
+    reconstruct(photos[0], root, settings)
     verify_scene(root)
 
 
@@ -224,6 +318,46 @@ def test_a_scene_of_other_photos_is_not_replaced(made: Reconstruction, tmp_path:
     verify_scene(made.scene.root)
 
 
+def test_a_scene_without_its_work_is_known_by_its_manifest(
+    photos: tuple[Path, Views], made: Reconstruction, tmp_path: Path
+) -> None:
+    root = tmp_path / "scene"
+    shutil.copytree(made.scene.root, root, ignore=shutil.ignore_patterns("work"))
+    take_photos(tmp_path / "photos", [0.0, 5.0], seed=7)
+    with pytest.raises(UserError, match="is made of other photos"):
+        reconstruct(tmp_path / "photos", root, debug())
+    reconstruct(photos[0], root, debug())
+    verify_scene(root)
+    assert listed(root) == listed(made.scene.root)
+    (root / "manifest.json").write_text('{"format": "cuesta scene", "version": 1, "kind": "world"}')
+    shutil.rmtree(root / "work")
+    with pytest.raises(UserError, match="holds something else"):
+        reconstruct(photos[0], root, debug())
+
+
+@pytest.mark.parametrize("text", ["", "{", "7", "[1]", '[["a.jpg"]]', "[[[], 1, 2]]"])
+def test_a_damaged_list_of_inputs_is_one_line(
+    text: str, photos: tuple[Path, Views], tmp_path: Path
+) -> None:
+    marker = tmp_path / "scene" / "work" / "inputs.json"
+    marker.parent.mkdir(parents=True)
+    marker.write_text(text)
+    with pytest.raises(UserError, match=r"inputs\.json: damaged") as caught:
+        reconstruct(photos[0], tmp_path / "scene", debug())
+    assert "\n" not in str(caught.value)
+
+
+def test_the_report_draws_the_place_and_lists_each_image(made: Reconstruction) -> None:
+    page = made.scene.report.read_text()
+    assert page.count("<img") == 3  # from above, from the side, the frames
+    assert page.count("<svg") == 3  # errors, tracks, inliers
+    for title in ("Reprojection error", "Track length", "Inliers of a pair"):
+        assert title in page
+    for image in made.images:
+        row = f"<td>{image.name}</td>"
+        assert row in page, image.name
+
+
 def test_a_second_run_at_the_same_time_is_refused(
     photos: tuple[Path, Views], made: Reconstruction
 ) -> None:
@@ -264,6 +398,51 @@ def test_a_frame_that_was_not_written_whole_ends_the_run(
     monkeypatch.undo()
     reconstruct(photos[0], tmp_path / "scene", debug())
     verify_scene(tmp_path / "scene")
+
+
+def test_the_manifest_tells_where_images_and_lenses_come_from(
+    photos: tuple[Path, Views], tmp_path: Path
+) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    first, *others = photos[1].names[3:7]
+    for name in others:
+        shutil.copy(photos[0] / name, folder / name)
+    with Image.open(photos[0] / first) as image:
+        image.save(folder / first, quality=95, exif=exif_of(gps=(47.07, 15.43, 353.5), **LENS))
+    about: Any = read_about(reconstruct(folder, tmp_path / "scene", debug()).scene)
+    landscape, portrait = about["cameras"]
+    assert "Phone" in landscape["exif"]
+    assert landscape["focal_px"] == pytest.approx(FOCAL)
+    assert (landscape["focal_from"], landscape["is_fixed"]) == ("EXIF", False)
+    assert [landscape["folder"], portrait["folder"]] == ["cam_0", "cam_1"]
+    assert sorted(image["source"] for image in about["images"].values()) == [first, *others]
+    told = about["images"][f"cam_0/{first}"]
+    assert told["gps"] == pytest.approx([47.07, 15.43, 353.5])
+    assert told["clip"] is None
+    assert about["images"][f"cam_0/{others[-1]}"]["gps"] is None
+
+
+def test_a_filmed_target_is_judged_and_drawn_in_the_report(
+    photos: tuple[Path, Views], tmp_path: Path
+) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in (0, 1, 3, 4):
+        shutil.copy(photos[0] / photos[1].names[number], folder)
+    pinhole = [FOCAL, FOCAL, WIDTH / 2, HEIGHT / 2]
+    params = torch.tensor([*pinhole, 0.0, 0.0, 0.0, 0.0], dtype=torch.float64)
+    film(CHARUCO, tmp_path / "board", 8, Camera("OPENCV", params, WIDTH, HEIGHT))
+    known = CalibrateSettings(board=tmp_path / "board", target="charuco:6x8:0.03:0.022")
+    settings = dataclasses.replace(debug(), calibrate=known)
+    result = reconstruct(folder, tmp_path / "scene", settings)
+    (gate,) = (gate for gate in result.gates if gate.name == "calibration")
+    assert not gate.is_met
+    assert "cam_0: 8 views of the target" in gate.value
+    assert result.grade == "usable"
+    page = result.scene.report.read_text()
+    assert page.count("<img") == 4
+    assert "What the lens of cam_0 misses (target, RMS " in page
 
 
 def test_a_photo_without_detail_is_named(photos: tuple[Path, Views], tmp_path: Path) -> None:
