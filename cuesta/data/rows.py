@@ -307,7 +307,7 @@ def _gather_ragged(values, spans, order, begins, out):  # type: ignore[no-untype
         if i + _AHEAD < order.size:
             start, length = spans[order[i + _AHEAD]]
             for position in range(0, length, line):
-                ask_for_line(values, start + position)  # type: ignore[call-arg]
+                ask_for_line(values, start + position)
         start, length = spans[order[i]]
         source, target = np.uint64(start), np.uint64(begins[i])
         for position in range(np.uint64(length)):  # unsigned: no check for an index from the end

@@ -139,8 +139,9 @@ class JaggedInteraction(nn.Module):
     def forward(self, features: Float[Tensor, "B K D"], events: Ragged) -> Float[Tensor, "B K D"]:
         """Return what each feature finds in the events."""
         wanted = (self.feature(features) * self.scale).transpose(1, 2)  # [B, D, K]
-        weights = jagged_softmax(jagged_dense_bmm(events, wanted))  # [T, K]
-        return jagged_jagged_bmm(weights, events.with_values(self.event(events.values)))
+        found, dtype = self.event(events.values), events.values.dtype  # autocast changes both
+        weights = jagged_softmax(jagged_dense_bmm(events, wanted.to(dtype)))  # [T, K]
+        return jagged_jagged_bmm(weights, events.with_values(found.to(dtype)))
 
 
 def _check_heads(width: int, num_heads: int) -> None:

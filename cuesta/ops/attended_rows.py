@@ -1,5 +1,5 @@
 """What `jagged_attention` and `gdpa` share: which keys a query may see, the checks of their
-arguments, and how many pairs of queries and keys their FLOPs count.
+arguments, and their FLOPs.
 
 A mask is a band around the diagonal of each row's block of scores. Where a row has fewer queries
 than keys, its last query stands beside its last key (its first beside its first, when rows run from
@@ -14,10 +14,11 @@ from typing import NamedTuple, Protocol, final
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
 
+from cuesta.ops.squares import can_read, has_numbers
 from cuesta.ragged import Ragged
 
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 MAX_HEAD_DIM = 256
 NO_LIMIT = 2**31 - 1
 
@@ -82,46 +83,56 @@ def check_rows(q: Ragged, k: Ragged, v: Ragged) -> None:
     check_heads(q.values, k, v)
 
 
-def check_heads(q: Float[Tensor, "... H D"], k: Ragged, v: Ragged) -> None:
-    """Raise `ValueError` unless heads, widths, dtypes and devices of q, k and v go together."""
-    _check_same_rows(k, v)
-    values = {"q": q, "k": k.values, "v": v.values}
-    for name, tensor in values.items():
-        if name != "q" and tensor.dim() != 3:
-            raise ValueError(f"{name} must hold [T, H, D] values, got {tuple(tensor.shape)}")
-        if not tensor.is_floating_point():
-            raise ValueError(f"{name} must be floating point, got {tensor.dtype}")
+def check_heads(q: Float[Tensor, "_ H D"], k: Ragged, v: Ragged) -> None:
+    """Raise `ValueError` unless shapes, heads, dtypes and devices of q, k and v go together, and k
+    and v have the same rows.
+    """
+    parts = (("q", q, "Tq, H, D"), ("k", k.values, "T, H, D"), ("v", v.values, "T, H, C"))
+    for name, tensor, shape in parts:
+        if tensor.dim() != 3:
+            raise ValueError(f"{name} must hold [{shape}] values, got {tuple(tensor.shape)}")
+        if tensor.dtype not in FLOATS:
+            raise ValueError(
+                f"{name} must be float16, bfloat16, float32 or float64, got {tensor.dtype}"
+            )
         if tensor.dtype is not q.dtype or tensor.device != q.device:
             raise ValueError(
                 f"q, k and v must be of one dtype on one device: q is {q.dtype} on {q.device}, "
                 f"{name} is {tensor.dtype} on {tensor.device}"
             )
-        if tensor.shape[-2] != q.shape[-2]:
+        if tensor.shape[1] != q.shape[1]:
             raise ValueError(
-                f"q has {q.shape[-2]} heads, {name} has {tensor.shape[-2]}; they must be equal"
+                f"q has {q.shape[1]} heads, {name} has {tensor.shape[1]}; they must be equal"
             )
-        if not 1 <= tensor.shape[-1] <= MAX_HEAD_DIM:
+        if not 1 <= tensor.shape[2] <= MAX_HEAD_DIM:
             raise ValueError(
-                f"the head dimension of {name} must be 1 to {MAX_HEAD_DIM}, got {tensor.shape[-1]}"
+                f"the head dimension of {name} must be 1 to {MAX_HEAD_DIM}, got {tensor.shape[2]}"
             )
-    if k.values.shape[2] != q.shape[-1]:
+    if k.values.shape[2] != q.shape[2]:
         raise ValueError(
-            f"q has head dimension {q.shape[-1]}, k has {k.values.shape[2]}; they must be equal"
+            f"q has head dimension {q.shape[2]}, k has {k.values.shape[2]}; they must be equal"
         )
+    _check_same_rows(k, v)
 
 
 def _check_same_rows(k: Ragged, v: Ragged) -> None:
-    if k.offsets is v.offsets:
-        return
     if k.num_rows != v.num_rows:
         raise ValueError(f"k has {k.num_rows} rows and v has {v.num_rows}; they must be equal")
-    if k.offsets.device.type != "cpu" or isinstance(k.offsets, FakeTensor):
-        return
-    if torch.compiler.is_compiling() or torch.equal(k.offsets, v.offsets):
-        return
-    ours, theirs = k.lengths(), v.lengths()
-    row = int((ours != theirs).nonzero()[0])
-    raise ValueError(f"row {row} has {int(ours[row])} keys (k) but {int(theirs[row])} values (v)")
+    if can_read(k.offsets) and k.offsets is not v.offsets and not torch.equal(k.offsets, v.offsets):
+        ours, theirs = k.lengths(), v.lengths()
+        row = int((ours != theirs).nonzero()[0])
+        raise ValueError(
+            f"row {row} has {int(ours[row])} keys (k) but {int(theirs[row])} values (v)"
+        )
+    if k.values.shape[0] != v.values.shape[0]:  # what may be known of a GPU's rows
+        raise ValueError(
+            f"k holds {k.values.shape[0]} keys and v {v.values.shape[0]} values; they must be equal"
+        )
+
+
+def widened(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Return the tensors in float32, or wider if they are."""
+    return tuple(each.to(torch.promote_types(each.dtype, torch.float32)) for each in tensors)
 
 
 def lengths_of(
@@ -139,18 +150,39 @@ def pair_offsets(queries: Int64[Tensor, " B"], keys: Int64[Tensor, " B"]) -> Int
     return torch.nn.functional.pad((queries * keys).cumsum(0), (1, 0))
 
 
-def count_pairs(
-    q_offsets: Tensor | None, offsets: Tensor, num_queries: int, band: Band, num_keys: int
-) -> int:
-    """Return how many pairs of a query and a key within the band all rows have.
-
-    Offsets without numbers, as when a program is traced, count as rows of equal length without a
-    band.
+def count_flops(
+    q: Tensor, k: Tensor, v: Tensor, q_offsets: Tensor | None, offsets: Tensor, band: Band,
+    *, longest: int = 0, is_backward: bool = False,
+) -> int:  # fmt: skip
+    """Return the FLOPs of the matrix products, true lengths only: forward two; backward five, the
+    scores anew and two for each of the forward's.
     """
-    if isinstance(offsets, FakeTensor) or offsets.device.type == "meta":
+    of_width, of_value_width = (3, 2) if is_backward else (1, 1)
+    width = of_width * q.shape[2] + of_value_width * v.shape[2]
+    num_pairs = _count_pairs(q_offsets, offsets, q.shape[0], k.shape[0], band, longest)
+    return 2 * q.shape[1] * width * num_pairs
+
+
+def _count_pairs(
+    q_offsets: Tensor | None,
+    offsets: Tensor,
+    num_queries: int,
+    num_keys: int,
+    band: Band,
+    longest: int,
+) -> int:
+    """Return how many pairs of a query and a key are multiplied: those within the band or, in
+    Meta's semantics, all up to `longest` of either.
+
+    Offsets without numbers, as when a program is traced, count as rows of equal length of which
+    every pair is.
+    """
+    if not has_numbers(offsets):
         rows = max(offsets.shape[0] - 1, 1)
         return num_queries * num_keys // (1 if q_offsets is None else rows)
     queries, keys = lengths_of(q_offsets, offsets, num_queries)
+    if longest:
+        return int((queries.clamp(max=longest) * keys.clamp(max=longest)).sum())
     starts = torch.repeat_interleave(queries.cumsum(0) - queries, queries)
     place = torch.arange(starts.numel(), device=starts.device) - starts  # [Tq] of its row
     num = torch.repeat_interleave(keys, queries)

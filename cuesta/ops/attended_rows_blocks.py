@@ -6,18 +6,20 @@ band limits which blocks are visited; where it cuts through one, the passes hide
 
 from __future__ import annotations
 
-import math
+from typing import NamedTuple
 
 import numpy as np
 
 from cuesta.ops.attended_rows_factors import (
     accumulate,
     left,
+    padded_columns,
     put_sums,
     rescale,
     right_rows,
     right_turned,
     summed,
+    summed_again,
 )
 from cuesta.ops.attended_rows_weights import (
     SOFTMAX,
@@ -31,7 +33,8 @@ from cuesta.ops.attended_rows_weights import (
     steepen,
     steepen_activation,
 )
-from cuesta.ops.lanes import WIDTH, load, spread, store_upto
+from cuesta.ops.lane_math import logarithm, where_positive
+from cuesta.ops.lanes import WIDTH, load, spread, store, store_upto
 from cuesta.ops.numba_decorators import inlined, inner
 from cuesta.ops.tiles import product
 
@@ -39,7 +42,8 @@ KEYS = 128  # of a block; the last one of a row may be shorter
 _STEP = 32  # blocks begin and, but for a row's last, end at multiples of this
 _FAR = np.float32(1e30)  # minus this begins a maximum; as a log-sum-exp it leaves no weight
 _ONE = np.float32(1.0)
-_LN_2 = 0.6931471805599453
+_LN_2 = np.float32(0.6931471805599453)
+_NEGATIVE_INFINITY = np.float32(-np.inf)
 
 
 @inlined
@@ -64,7 +68,9 @@ def _geometry(rows, row):
 @inlined
 def _even(num_queries, block_size):
     """Return the size of equal blocks, a multiple of sixteen up to `block_size`."""
-    num_blocks = max((num_queries + block_size - 1) // block_size, 1)
+    if num_queries <= block_size:
+        return max((num_queries + WIDTH - 1) // WIDTH * WIDTH, WIDTH)
+    num_blocks = (num_queries + block_size - 1) // block_size
     return max((num_queries + WIDTH * num_blocks - 1) // (WIDTH * num_blocks) * WIDTH, WIDTH)
 
 
@@ -115,13 +121,9 @@ def attend(rows, scratch, row, head, first, span, out, lse, thread):
     keys, keys_0, keys_row, keys_step = left(
         rows.k, keys_begin, q_row, num_keys, width, scratch.keys[thread], is_read_often
     )
-    values = left(
-        rows.v, values_begin, v_row, num_keys, value_width,
-        scratch.values[thread], is_read_often or is_odd,
-    )  # fmt: skip
     value_rows = summed(
-        values, rows.v, values_begin, v_row, num_keys, value_width,
-        scratch.summed[thread], scratch.pairs[thread],
+        rows.v, values_begin, v_row, num_keys, value_width, scratch.values[thread],
+        scratch.summed[thread], scratch.pairs[thread], is_read_often or is_odd,
     )  # fmt: skip
     is_softmax, is_meta = rows.activation == SOFTMAX, rows.longest > 0
     block_size = _even(end - first, room)
@@ -158,9 +160,8 @@ def attend(rows, scratch, row, head, first, span, out, lse, thread):
         if adds == 0:
             clear(sums, 0, sums.size)
         _finish(rows, largest, totals, count)
-        rescale(weights, sums, totals, count, columns, value_width)
         begin = (out_at + i) * v_row + head * value_width
-        put_sums(weights, sums, count, columns, value_width, out, begin, v_row)
+        put_sums(weights, sums, totals, count, columns, value_width, out, begin, v_row)
         if is_softmax:
             for n in range(count):
                 lse[(out_at + i + n) * heads + head] = largest[n]
@@ -169,126 +170,156 @@ def attend(rows, scratch, row, head, first, span, out, lse, thread):
 @inner
 def _finish(rows, largest, totals, num_queries):
     """Turn the totals into what outputs are multiplied by, and maxima into log-sum-exps."""
-    for n in range(num_queries):
-        share = rows.scale
-        if rows.activation == SOFTMAX:
-            share = np.float32(0.0)
-            if totals[n] != 0:  # NaN is not 0
-                share = _ONE / totals[n]
-                if rows.longest > 0:
-                    share /= np.float32(rows.longest)
-                largest[n] = _LN_2 * np.float64(largest[n]) + math.log(np.float64(totals[n]))
-            else:
-                largest[n] = -np.inf
-        totals[n] = share
+    is_softmax = rows.activation == SOFTMAX
+    number_of_keys = spread(np.float32(max(rows.longest, 1)))
+    for n in range(0, num_queries, WIDTH):
+        if not is_softmax:
+            store(totals, n, spread(rows.scale))
+            continue
+        total = load(totals, n)
+        share = spread(_ONE) / (total * number_of_keys)
+        lse = spread(_LN_2) * load(largest, n) + logarithm(total)
+        store(totals, n, where_positive(total, share, total))
+        store(largest, n, where_positive(total, lse, total + spread(_NEGATIVE_INFINITY)))
+
+
+class Gradients(NamedTuple):
+    """Hold what backward reads besides the rows, and the gradients that it writes."""
+
+    grad: np.ndarray  # of the outputs
+    delta: np.ndarray
+    lse: np.ndarray
+    dq: np.ndarray
+    shared_dq: np.ndarray
+    dk: np.ndarray
+    dv: np.ndarray
+    dbias: np.ndarray
 
 
 @inlined
-def attend_backward(
-    rows, scratch, row, head, chunk, grad, delta, lse, dq, sums_dq, dk, dv, dbias, thread
-):  # fmt: skip
-    """Compute the gradients of a row and head; those of shared queries are added to `sums_dq`."""
+def attend_backward(rows, scratch, row, head, chunk, given, thread):
+    """Compute the gradients of a row and head; those of shared queries are added to `shared_dq`."""
     queries_at, out_at, keys_at, num_queries, num_keys, shift = _geometry(rows, row)
     heads, width, value_width = rows.num_heads, rows.width, rows.value_width
-    room = scratch.largest.shape[1]
     q_row, v_row = heads * width, heads * value_width
     padded, value_padded = (width + 15) // 16 * 16, (value_width + 15) // 16 * 16
-    scores, moved, sums = scratch.scores[thread], scratch.moved[thread], scratch.sums[thread]
+    sums, factors = scratch.sums[thread], scratch.totals[thread]
+    slopes = scratch.slopes[thread]
     keys_grad, values_grad = scratch.keys_grad[thread], scratch.values_grad[thread]
-    lse_lanes, delta_lanes = scratch.largest[thread], scratch.totals[thread]
-    out = Slopes(scratch.left_weights[thread], scratch.left_slopes[thread], scratch.slopes[thread])
     keys_begin, values_begin = keys_at * q_row + head * width, keys_at * v_row + head * value_width
-    key_factor = left(rows.k, keys_begin, q_row, num_keys, width, scratch.keys[thread], True)
-    keys, keys_0, keys_row, keys_step = key_factor
-    values, values_0, values_row, values_step = left(
-        rows.v, values_begin, v_row, num_keys, value_width, scratch.values[thread], True
-    )
-    key_rows = summed(
-        key_factor, rows.k, keys_begin, q_row, num_keys, width,
+    keys = left(rows.k, keys_begin, q_row, num_keys, width, scratch.keys[thread], True)
+    values = left(rows.v, values_begin, v_row, num_keys, value_width, scratch.values[thread], True)
+    key_rows = summed_again(
+        keys, rows.k, keys_begin, q_row, num_keys, width,
         scratch.summed[thread], scratch.pairs[thread],
     )  # fmt: skip
     clear(keys_grad, 0, num_keys * padded)
     clear(values_grad, 0, num_keys * value_padded)
-    is_softmax = rows.activation == SOFTMAX
-    share = _ONE / np.float32(rows.longest) if rows.longest > 0 else np.float32(0.0)
-    block_size, step = _even(num_queries, room), 32 if room == 32 else WIDTH
+    block_size = _even(num_queries, scratch.largest.shape[1])
     for i in range(0, num_queries, block_size):
         count = min(block_size, num_queries - i)
-        columns = (count + step - 1) // step * step
+        columns = padded_columns(slopes, count)
+        _steepen_keys(
+            rows, scratch, row, head, given, thread, (keys, values, key_rows),
+            queries_at, out_at, num_keys, shift, i, count, columns,
+        )  # fmt: skip
+        for n in range(columns):
+            factors[n] = rows.scale
         begin = (queries_at + i) * q_row + head * width
-        grad_begin = (out_at + i) * v_row + head * value_width
-        q, q_0, q_stride = right_turned(
-            rows.q, begin, q_row, count, width, scratch.q[thread], columns
-        )
-        g, g_0, g_stride = right_turned(
-            grad, grad_begin, v_row, count, value_width, scratch.grad[thread], columns
-        )
-        q_rows, q_rows_0, q_rows_stride = right_rows(
-            rows.q, begin, q_row, count, width, scratch.q_rows[thread]
-        )
-        g_rows, g_rows_0, g_rows_stride = right_rows(
-            grad, grad_begin, v_row, count, value_width, scratch.grad_rows[thread]
-        )
-        for n in range(columns):
-            lse_lanes[n], delta_lanes[n] = _FAR, 0
-            if is_softmax and n < count:
-                place = (out_at + i + n) * heads + head
-                if lse[place] != -np.inf:
-                    lse_lanes[n], delta_lanes[n] = lse[place], delta[place]
-        low, high = _keys_seen(rows, i, i + count - 1, shift, num_keys)
-        adds = 0
-        for j in range(low, high, KEYS):
-            block = _block(rows, j, min(KEYS, high - j), i, count, shift, columns)
-            product(
-                keys, keys_0 + j * keys_row, keys_row, keys_step, q, q_0, q_stride,
-                scores, 0, columns, block.num_keys, columns, width, 0,
-            )  # fmt: skip
-            product(
-                values, values_0 + j * values_row, values_row, values_step, g, g_0, g_stride,
-                moved, 0, columns, block.num_keys, columns, value_width, 0,
-            )  # fmt: skip
-            if is_softmax:
-                scale = rows.scale
-                bias_at, bias_stride = 0, 0
-                if rows.pairs.size > 0:
-                    bias_at, bias_stride = _bias_layout(rows, row, head)
-                    add_bias(scores, rows.scale, rows.bias, bias_at, bias_stride, block)
-                    scale = _ONE
-                steepen(
-                    scores, scale, moved, out, block, lse_lanes, delta_lanes, share,
-                    rows.pairs.size > 0,
-                )  # fmt: skip
-                if rows.pairs.size > 0:
-                    bias_at = rows.pairs[row] + head * (dbias.size // heads)
-                    put_bias_slopes(moved, dbias, bias_at, bias_stride, block)
-            else:
-                steepen_activation(scores, moved, out, block, rows.activation)
-            product(
-                out.left_weights, 0, columns, 1, g_rows, g_rows_0, g_rows_stride,
-                values_grad, j * value_padded, value_padded,
-                block.num_keys, value_padded, count, 1,
-            )  # fmt: skip
-            product(
-                out.left, 0, columns, 1, q_rows, q_rows_0, q_rows_stride,
-                keys_grad, j * padded, padded, block.num_keys, padded, count, 1,
-            )  # fmt: skip
-            accumulate(out.right, key_rows, block, width, sums, adds)
-            adds = 1
-        if adds == 0:
-            clear(sums, 0, sums.size)
-        for n in range(columns):
-            delta_lanes[n] = rows.scale
-        rescale(out.right, sums, delta_lanes, count, columns, width)
         if chunk < 0:
-            put_sums(out.right, sums, count, columns, width, dq, begin, q_row)
+            put_sums(slopes, sums, factors, count, columns, width, given.dq, begin, q_row)
         else:
-            put_sums(out.right, sums, count, columns, width, moved, 0, width)
-            _add_rows(moved, count, width, sums_dq, begin + chunk * rows.num_queries * q_row, q_row)
-    _write_scaled(keys_grad, num_keys, width, padded, rows.scale, dk, keys_begin, q_row)
-    value_scale = share if rows.longest > 0 else _ONE if is_softmax else rows.scale
+            moved = scratch.moved[thread]
+            put_sums(slopes, sums, factors, count, columns, width, moved, 0, width)
+            begin += chunk * rows.num_queries * q_row
+            _add_rows(moved, count, width, given.shared_dq, begin, q_row)
+    _write_scaled(keys_grad, num_keys, width, padded, rows.scale, given.dk, keys_begin, q_row)
+    value_scale = rows.scale
+    if rows.activation == SOFTMAX:
+        value_scale = _ONE / np.float32(max(rows.longest, 1))
     _write_scaled(
-        values_grad, num_keys, value_width, value_padded, value_scale, dv, values_begin, v_row
+        values_grad, num_keys, value_width, value_padded, value_scale,
+        given.dv, values_begin, v_row,
+    )  # fmt: skip
+
+
+@inlined
+def _steepen_keys(
+    rows, scratch, row, head, given, thread, factors,
+    queries_at, out_at, num_keys, shift, first, count, columns,
+):  # fmt: skip
+    """Sum the slopes of a block of queries, and add what it gives to the gradients of its keys."""
+    keys, values, key_rows = factors
+    heads, width, value_width = rows.num_heads, rows.width, rows.value_width
+    q_row, v_row = heads * width, heads * value_width
+    padded, value_padded = (width + 15) // 16 * 16, (value_width + 15) // 16 * 16
+    scores, moved, sums = scratch.scores[thread], scratch.moved[thread], scratch.sums[thread]
+    lse, delta = scratch.largest[thread], scratch.totals[thread]
+    out = Slopes(scratch.left_weights[thread], scratch.left_slopes[thread], scratch.slopes[thread])
+    begin = (queries_at + first) * q_row + head * width
+    grad_begin = (out_at + first) * v_row + head * value_width
+    q = right_turned(rows.q, begin, q_row, count, width, scratch.q[thread], columns)
+    g = right_turned(
+        given.grad, grad_begin, v_row, count, value_width, scratch.grad[thread], columns
     )
+    q_rows = right_rows(rows.q, begin, q_row, count, width, scratch.q_rows[thread])
+    g_rows = right_rows(
+        given.grad, grad_begin, v_row, count, value_width, scratch.grad_rows[thread]
+    )
+    is_softmax = rows.activation == SOFTMAX
+    _take_statistics(rows, given, out_at + first, head, count, columns, lse, delta)
+    share = _ONE / np.float32(rows.longest) if rows.longest > 0 else np.float32(0.0)
+    low, high = _keys_seen(rows, first, first + count - 1, shift, num_keys)
+    adds = 0
+    for j in range(low, high, KEYS):
+        block = _block(rows, j, min(KEYS, high - j), first, count, shift, columns)
+        product(
+            keys[0], keys[1] + j * keys[2], keys[2], keys[3], q[0], q[1], q[2],
+            scores, 0, columns, block.num_keys, columns, width, 0,
+        )  # fmt: skip
+        product(
+            values[0], values[1] + j * values[2], values[2], values[3], g[0], g[1], g[2],
+            moved, 0, columns, block.num_keys, columns, value_width, 0,
+        )  # fmt: skip
+        if is_softmax:
+            scale, has_bias = rows.scale, rows.pairs.size > 0
+            if has_bias:
+                bias_at, bias_stride = _bias_layout(rows, row, head)
+                add_bias(scores, scale, rows.bias, bias_at, bias_stride, block)
+                scale = _ONE
+            steepen(scores, scale, moved, out, block, lse, delta, share, has_bias)
+            if has_bias:
+                bias_at = rows.pairs[row] + head * (given.dbias.size // heads)
+                bias_stride = rows.offsets[row + 1] - rows.offsets[row]
+                put_bias_slopes(moved, given.dbias, bias_at, bias_stride, block)
+        else:
+            steepen_activation(scores, moved, out, block, rows.activation)
+        product(
+            out.left_weights, 0, columns, 1, g_rows[0], g_rows[1], g_rows[2],
+            scratch.values_grad[thread], j * value_padded, value_padded,
+            block.num_keys, value_padded, count, 1,
+        )  # fmt: skip
+        product(
+            out.left, 0, columns, 1, q_rows[0], q_rows[1], q_rows[2],
+            scratch.keys_grad[thread], j * padded, padded, block.num_keys, padded, count, 1,
+        )  # fmt: skip
+        accumulate(out.right, key_rows, block, width, sums, adds)
+        adds = 1
+    if adds == 0:
+        clear(sums, 0, sums.size)
+
+
+@inner
+def _take_statistics(rows, given, first, head, count, columns, lse, delta):
+    """Write what the softmax of each query is made of; padding, and queries without keys, get what
+    leaves no weight.
+    """
+    for n in range(columns):
+        lse[n], delta[n] = _FAR, 0
+        if rows.activation == SOFTMAX and n < count:
+            place = (first + n) * rows.num_heads + head
+            if given.lse[place] != -np.inf:
+                lse[n], delta[n] = given.lse[place], given.delta[place]
 
 
 @inner

@@ -16,7 +16,7 @@ from numba import types
 from numba.extending import overload
 
 from cuesta.ops.lanes import WIDTH, load, spread, store, store_upto
-from cuesta.ops.numba_decorators import FLAGS
+from cuesta.ops.numba_decorators import FLAGS, inlined
 from cuesta.ops.packing import copy_pairs, copy_rows, turn
 from cuesta.ops.tiles import TILE_SETTINGS, close_tiles, open_tiles, product
 
@@ -26,8 +26,9 @@ _OPTIONS = {"fastmath": FLAGS}
 def left(source, at, stride, rows, width, buffer, is_read_often):
     """Return rows of a tensor as a left factor.
 
-    float32 rows that are read often are copied side by side: as they lie, far apart, only a few of
-    them fit in the first cache, whose sets their addresses share.
+    Rows that are read often are copied side by side: as they lie, far apart, only a few of them fit
+    in the first cache, whose sets their addresses share. Tiles read whole rows of sixteen: where the
+    last ones are other rows of the tensor, what comes of these is not looked at.
     """
 
 
@@ -53,30 +54,51 @@ def _left(source, at, stride, rows, width, buffer, is_read_often):
         return widen
 
     def pack(source, at, stride, rows, width, buffer, is_read_often):
-        padded = (width + 31) // 32 * 32
-        copy_rows(source, at, stride, rows, width, buffer, 0, (rows + 15) // 16 * 16, padded)
+        rows_read, padded = (rows + 15) // 16 * 16, (width + 31) // 32 * 32
+        end = at + (rows_read - 1) * stride + width
+        if not is_read_often and width == padded and end <= source.size:
+            return source, at, stride, 1
+        copy_rows(source, at, stride, rows, width, buffer, 0, rows_read, padded)
         return buffer, 0, padded, 1
 
     return pack
 
 
-def summed(factor, source, at, stride, rows, width, buffer, pairs):
-    """Return the rows of the factor `left` in the form in which `accumulate` sums them."""
+def summed(source, at, stride, rows, width, left_buffer, buffer, pairs, is_read_often):
+    """Return rows of a tensor in the form in which `accumulate` sums them."""
 
 
 @overload(summed, jit_options=_OPTIONS)
-def _summed(factor, source, at, stride, rows, width, buffer, pairs):
+def _summed(source, at, stride, rows, width, left_buffer, buffer, pairs, is_read_often):
+    if buffer.dtype == types.float32:
+        return lambda source, at, stride, rows, width, left_buffer, buffer, pairs, is_read_often: (
+            left(source, at, stride, rows, width, left_buffer, is_read_often)[:3]
+        )
+    return lambda source, at, stride, rows, width, left_buffer, buffer, pairs, is_read_often: (
+        _turned_pairs(source, at, stride, rows, width, buffer, pairs)
+    )
+
+
+def summed_again(factor, source, at, stride, rows, width, buffer, pairs):
+    """Return the same for rows of which there is a left factor already."""
+
+
+@overload(summed_again, jit_options=_OPTIONS)
+def _summed_again(factor, source, at, stride, rows, width, buffer, pairs):
     if buffer.dtype == types.float32:
         return lambda factor, source, at, stride, rows, width, buffer, pairs: factor[:3]
+    return lambda factor, source, at, stride, rows, width, buffer, pairs: _turned_pairs(
+        source, at, stride, rows, width, buffer, pairs
+    )
 
-    def turn_pairs(factor, source, at, stride, rows, width, buffer, pairs):
-        wide, long = (width + 15) // 16 * 16, (rows + 31) // 32 * 32
-        copy_pairs(source, at, stride, rows, width, pairs, 0, long, wide)
-        half = long // 2
-        turn(pairs, 0, wide, half, wide, buffer, 0, half, half, wide)
-        return buffer.view(np.uint16), 0, long
 
-    return turn_pairs
+@inlined
+def _turned_pairs(source, at, stride, rows, width, buffer, pairs):
+    wide, long = (width + 15) // 16 * 16, (rows + 31) // 32 * 32
+    copy_pairs(source, at, stride, rows, width, pairs, 0, long, wide)
+    half = long // 2
+    turn(pairs, 0, wide, half, wide, buffer, 0, half, half, wide)
+    return buffer.view(np.uint16), 0, long
 
 
 def accumulate(weights, rows, block, width, sums, adds):
@@ -131,27 +153,39 @@ def _rescale(weights, sums, factors, num_queries, columns, width):
     return by_column
 
 
-def put_sums(weights, sums, num_queries, columns, width, target, at, stride):
-    """Write the sums of queries to rows of a tensor."""
+def put_sums(weights, sums, factors, num_queries, columns, width, target, at, stride):
+    """Write the sums of queries, times a factor for each query, to rows of a tensor."""
 
 
 @overload(put_sums, jit_options=_OPTIONS)
-def _put_sums(weights, sums, num_queries, columns, width, target, at, stride):
+def _put_sums(weights, sums, factors, num_queries, columns, width, target, at, stride):
     if weights.dtype == types.float32:
 
-        def by_query(weights, sums, num_queries, columns, width, target, at, stride):
+        def by_query(weights, sums, factors, num_queries, columns, width, target, at, stride):
             padded = (width + 15) // 16 * 16
             for i in range(num_queries):
+                factor = spread(factors[i])
                 for n in range(0, width, WIDTH):
-                    value = load(sums, i * padded + n)
+                    value = factor * load(sums, i * padded + n)
                     store_upto(target, at + i * stride + n, value, width - n)
 
         return by_query
 
-    def by_column(weights, sums, num_queries, columns, width, target, at, stride):
+    def by_column(weights, sums, factors, num_queries, columns, width, target, at, stride):
+        rescale(weights, sums, factors, num_queries, columns, width)
         turn(sums, 0, columns, width, num_queries, target, at, stride, width, num_queries)
 
     return by_column
+
+
+def padded_columns(buffer, num_queries):
+    """Return how many queries a block of backward has room for: whole lanes, or two tiles."""
+
+
+@overload(padded_columns, jit_options=_OPTIONS)
+def _padded_columns(buffer, num_queries):
+    step = 32 if buffer.dtype == types.uint32 else WIDTH
+    return lambda buffer, num_queries: (num_queries + step - 1) // step * step
 
 
 def right_turned(source, at, stride, rows, width, buffer, columns):

@@ -10,14 +10,16 @@ the last tile end at once. Where a tile lies is int64; places within it, added t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.runtime.jit import JITFunction
 
-from cuesta.ops.attended_rows import NO_LIMIT, Band
+from cuesta.ops.attended_rows import NO_LIMIT, Band, lengths_of
 from cuesta.ops.triton_support import rows_of
 
 LONG = 64  # queries or keys a row on average, beyond which tiles of more are worth it
@@ -73,12 +75,38 @@ class Shape(NamedTuple):
     bias_heads: int  # of biases: 1, or one for each head
 
 
-class Schedule(NamedTuple):
-    """Say in which order rows are worked on, and which of all tiles each begins in that order."""
+class Attended(NamedTuple):
+    """Hold what attends to what: q [Tq, H, D], k [T, H, D], v [T, H, C] and bias [1 or H, P].
 
-    order: Tensor  # [B] rows
-    starts: Tensor  # [B+1] tiles
-    bound: int  # tiles at most
+    Without `q_offsets` all queries are every row's. Rows end at `longest`, unless it is 0.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    q_offsets: Tensor | None
+    offsets: Tensor
+    band: Band
+    bias: Tensor | None = None
+    longest: int = 0
+
+    @property
+    def num_rows(self) -> int:
+        """Return B."""
+        return self.offsets.numel() - 1
+
+    @property
+    def num_out(self) -> int:
+        """Return how many queries all rows have together."""
+        return self.q.shape[0] * (self.num_rows if self.q_offsets is None else 1)
+
+
+class Plan(NamedTuple):
+    """Say what a kernel is compiled for, and whether its programs own tiles of keys or of queries."""
+
+    shape: Shape
+    owns_keys: bool
+    options: dict[str, int]
 
 
 class Row(NamedTuple):
@@ -107,25 +135,50 @@ class Met(NamedTuple):
     num_edges: tl.tensor
 
 
-def blocks_for(
-    rows: Tensor, num_rows: int, other_dim: int, *, is_backward: bool, bias: Tensor | None = None
-) -> Blocks:
-    """Return blocks for ragged rows [T, H, D] of which a program owns a tile, and another dim than D
-    in the other product; smaller ones for biases, whose addresses take registers, and where the
-    device has less shared memory than Hopper.
+def plan_of_queries(attended: Attended, *, is_backward: bool) -> Plan:
+    """Return how a kernel whose programs own tiles of queries runs."""
+    blocks = _blocks_for(attended, attended.num_out, is_backward=is_backward)
+    return Plan(_shape_of(attended, blocks.own, blocks.met), False, blocks.options)
+
+
+def plan_of_keys(attended: Attended) -> Plan:
+    """Return how a kernel of backward whose programs own tiles of keys runs."""
+    blocks = _blocks_for(attended, attended.k.shape[0], is_backward=True)
+    return Plan(_shape_of(attended, blocks.met, blocks.own), True, blocks.options)
+
+
+def launch(
+    kernel: JITFunction, plan: Plan, attended: Attended,
+    tensors: Sequence[Tensor | None], numbers: Sequence[int | float | str],
+) -> None:  # fmt: skip
+    """Run `kernel(*tensors, order, starts, *numbers, shape)`, a program a tile and head."""
+    shape, owns_keys, options = plan
+    lengths, others = lengths_of(attended.q_offsets, attended.offsets, attended.q.shape[0])
+    total, block = attended.num_out, shape.block_q
+    if owns_keys:
+        lengths, others = others, lengths
+        total, block = attended.k.shape[0], shape.block_k
+    order, starts, bound = _schedule_of(lengths, others, total, block)
+    kernel[(bound * shape.heads,)](*tensors, order, starts, *numbers, shape, **options)
+
+
+def _blocks_for(attended: Attended, num_own: int, *, is_backward: bool) -> Blocks:
+    """Return blocks for programs that own tiles of `num_own` queries or keys; smaller ones for
+    biases, whose addresses take registers, and where the device has less shared memory than Hopper.
     """
-    columns = _columns(rows.shape[2]) + _columns(other_dim)
+    q, v = attended.q, attended.v
+    columns = _columns(q.shape[2]) + _columns(v.shape[2])
     width = max(triton.next_power_of_2(columns), 128)
-    is_long = rows.shape[0] > LONG * num_rows
+    is_long = num_own > LONG * attended.num_rows
     narrow = _BACKWARD if is_backward else _FORWARD
-    blocks = (_FLOAT32 if rows.element_size() == 4 else narrow)[width][is_long]
-    if bias is not None:
+    blocks = (_FLOAT32 if q.element_size() == 4 else narrow)[width][is_long]
+    if attended.bias is not None:
         warps = 8 if blocks.own == 128 else blocks.num_warps
         blocks = Blocks(blocks.own, min(blocks.met, 32), warps, 2)
     memory = DEFAULT_MEMORY
-    if rows.is_cuda:
-        memory = torch.cuda.get_device_properties(rows.device).shared_memory_per_block_optin
-    return _fitted(blocks, columns * rows.element_size(), memory, is_backward=is_backward)
+    if q.is_cuda:
+        memory = torch.cuda.get_device_properties(q.device).shared_memory_per_block_optin
+    return _fitted(blocks, columns * q.element_size(), memory, is_backward=is_backward)
 
 
 def _fitted(blocks: Blocks, row_bytes: int, memory: int, *, is_backward: bool) -> Blocks:
@@ -145,16 +198,13 @@ def _fitted(blocks: Blocks, row_bytes: int, memory: int, *, is_backward: bool) -
             blocks = blocks._replace(met=blocks.met // 2)
 
 
-def shape_of(
-    q: Tensor, v: Tensor, band: Band, block_q: int, block_k: int,
-    *, longest: int = 0, bias: Tensor | None = None,
-) -> Shape:  # fmt: skip
-    """Return the shape of q [Tq, H, D], v [T, H, C] and bias [1 or H, P]."""
-    before, after, aligns_last = band
+def _shape_of(attended: Attended, block_q: int, block_k: int) -> Shape:
+    q, v, bias = attended.q, attended.v, attended.bias
+    before, after, aligns_last = attended.band
     heads, dim, value_dim = q.shape[1], q.shape[2], v.shape[2]
     return Shape(
         heads, dim, value_dim, _columns(dim), _columns(value_dim),
-        min(before, after) < NO_LIMIT, aligns_last, longest > 0, block_q, block_k,
+        min(before, after) < NO_LIMIT, aligns_last, attended.longest > 0, block_q, block_k,
         1 if bias is None else bias.shape[0],
     )  # fmt: skip
 
@@ -163,21 +213,38 @@ def _columns(dim: int) -> int:
     return max(triton.next_power_of_2(dim), 16)  # tl.dot takes 16 at least
 
 
-def schedule_of(lengths: Tensor, work: Tensor, total: int, block: int) -> Schedule:
-    """Return the schedule of rows of `lengths`, `total` together, cut into tiles of `block`; rows
-    whose tiles have most `work` come first.
+def _schedule_of(
+    lengths: Tensor, work: Tensor, total: int, block: int
+) -> tuple[Tensor, Tensor, int]:
+    """Return in which order [B] rows of `lengths`, `total` together, are worked on, those whose
+    tiles of `block` have most `work` first; which tile each begins with [B+1]; a bound of tiles.
     """
     order = work.argsort(descending=True, stable=True)
     ends = ((lengths[order] + (block - 1)) // block).cumsum(0)
-    bound = triton.cdiv(total, block) + lengths.numel()
-    return Schedule(order, torch.nn.functional.pad(ends, (1, 0)), bound)
+    starts = torch.nn.functional.pad(ends, (1, 0))
+    return order, starts, triton.cdiv(total, block) + lengths.numel()
 
 
 @triton.jit
-def find_tile(order, starts, number, num_rows):
-    """Return the row of tile `number`, and which of the row's tiles it is."""
+def is_spare(starts, num_rows, shape: tl.constexpr):
+    """Return whether this program lies beyond the last tile."""
+    return tl.program_id(0) // shape.heads >= tl.load(starts + num_rows)
+
+
+@triton.jit
+def find_own(
+    order, starts, q_offsets, offsets, num_rows, num_queries, before, after, longest,
+    block: tl.constexpr, shape: tl.constexpr,
+):  # fmt: skip
+    """Return of this program's tile of `block` the head, the row's number, the `Row`, and where in
+    the row it begins.
+    """
+    head = (tl.program_id(0) % shape.heads).to(tl.int64)
+    number = tl.program_id(0) // shape.heads
     slot = rows_of(starts, number, num_rows)
-    return tl.load(order + slot), (number - tl.load(starts + slot)).to(tl.int32)
+    index, tile = tl.load(order + slot), (number - tl.load(starts + slot)).to(tl.int32)
+    row = find_row(index, q_offsets, offsets, num_queries, before, after, longest, shape)
+    return head, index, row, tile * block
 
 
 @triton.jit
@@ -261,12 +328,6 @@ def tile_start(n, met, size: tl.constexpr, is_edge: tl.constexpr):
     else:
         start = met.whole_begin + n * size
     return start
-
-
-@triton.jit
-def zeros(size: tl.constexpr, columns: tl.constexpr):
-    """Return a sum of nothing."""
-    return tl.zeros([size, columns], tl.float32)
 
 
 @triton.jit

@@ -2,11 +2,12 @@
 backward.
 
 A block is [keys, queries], sixteen queries a vector. Weights go where the next product wants them:
-`put_right` as rows of float32 or pairs of bfloat16, `put_left` as rows of either.
+`put_right` as rows of float32 or pairs of bfloat16, left factors as rows of either.
 """
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -36,6 +37,9 @@ _RAW, _GELU, _GELU_APPROX, _GELU_BF16, _RELU, _LEAKY, _RELU_SQUARED, _SILU, _HAR
     len(FORMULAS)
 )
 _LOG2_E = 1.4426950408889634
+_LARGEST_BIAS = (
+    1e8  # of finite ones: beside larger ones a score is rounded by more than its weight bears
+)
 _NEGATIVE_INFINITY = np.float32(-np.inf)
 
 
@@ -69,7 +73,10 @@ def add_bias(scores, scale, bias, at, stride, block):
         begin = at + (block.first_query + i) * stride + block.first_key
         for j in range(block.num_keys):
             place = j * block.stride + i
-            scores[place] = scores[place] * scale + widen(bias[begin + j])
+            more = widen(bias[begin + j])
+            if _LARGEST_BIAS < abs(more) < np.inf:
+                more = math.copysign(_LARGEST_BIAS, more)
+            scores[place] = scores[place] * scale + more
 
 
 @inner
@@ -221,12 +228,21 @@ def steepen(scores, scale, moved, out, block, lse, delta, share, keeps):
     for j in range(0, block.num_keys, 2):
         for n in range(0, stride, WIDTH):
             low, low_slope = _softmax_slope(
-                scores, scale, moved, j, n, block, load(lse, n), load(delta, n), share
+                scores, scale, moved, j, n, block, load(lse, n), load(delta, n), share, keeps
             )
             high, high_slope = zeros(), zeros()
             if j + 1 < block.num_keys:
                 high, high_slope = _softmax_slope(
-                    scores, scale, moved, j + 1, n, block, load(lse, n), load(delta, n), share
+                    scores,
+                    scale,
+                    moved,
+                    j + 1,
+                    n,
+                    block,
+                    load(lse, n),
+                    load(delta, n),
+                    share,
+                    keeps,
                 )
             _put_slopes(
                 out.right, out, moved, j, n, stride, low, high, low_slope, high_slope, keeps
@@ -235,9 +251,12 @@ def steepen(scores, scale, moved, out, block, lse, delta, share, keeps):
 
 
 @inlined
-def _softmax_slope(scores, scale, moved, j, n, block, lse, delta, share):
+def _softmax_slope(scores, scale, moved, j, n, block, lse, delta, share, has_bias):
     at = j * block.stride + n
-    weight = exponential(spread(scale) * load(scores, at) - lse)
+    exponent = spread(scale) * load(scores, at) - lse
+    if has_bias:  # beside a huge one the log-sum-exp is rounded
+        exponent = where_positive(exponent, zeros(), exponent)
+    weight = exponential(exponent)
     kept = seen(block, j, n, weight, zeros())
     if share > 0:
         hidden = seen(block, j, n, spread(share) * load(moved, at), zeros())

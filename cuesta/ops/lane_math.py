@@ -11,6 +11,7 @@ from __future__ import annotations
 import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
+from numba import types
 from numba.extending import intrinsic
 
 from cuesta.ops.lanes import WIDTH, declared, lanes, spread
@@ -24,6 +25,7 @@ _POWER = (
 )  # fmt: skip
 _ROUGH_POWER = (9.5828502e-3, 5.5906426e-2, 0.240240991, 0.693124175, 1.0)  # within 3e-6
 _LOG2_E, _LN_2_HIGH, _LN_2_LOW = 1.44269504088896341, 0.693359375, -2.12194440e-4
+_LN_2 = 0.6931471805599453
 _SMALLEST = -125.0  # 2 to this and a half less is a normal float32
 
 
@@ -137,6 +139,35 @@ def where_positive(typing_context, sign, positive, other):
         return builder.select(builder.fcmp_ordered("ogt", sign, _every(0)), positive, other)
 
     return lanes(lanes, lanes, lanes), generate
+
+
+@intrinsic
+def exponent_and_fraction(typing_context, value):
+    """Return e and f for which every lane, positive and normal, is f * 2^e, f within [sqrt(1/2), sqrt(2))."""
+
+    def generate(context, builder, signature, arguments):
+        bits = builder.bitcast(arguments[0], _INTS)
+        middle = ir.Constant(_INTS, [0x3F3504F3] * WIDTH)  # sqrt(1/2)
+        shifted = builder.sub(bits, middle)
+        whole = builder.ashr(shifted, ir.Constant(_INTS, [23] * WIDTH))
+        rest = builder.and_(shifted, ir.Constant(_INTS, [0x7FFFFF] * WIDTH))
+        fraction = builder.bitcast(builder.add(rest, middle), _FLOATS)
+        return context.make_tuple(
+            builder, signature.return_type, [builder.sitofp(whole, _FLOATS), fraction]
+        )
+
+    return types.UniTuple(lanes, 2)(lanes), generate
+
+
+@inlined
+def logarithm(value):
+    """Return the natural logarithm of every lane, a positive and normal number."""
+    exponent, fraction = exponent_and_fraction(value)
+    s = (fraction - number(1.0)) / (fraction + number(1.0))
+    square = s * s
+    series = number(2.0 / 9.0) * square + number(2.0 / 7.0)
+    series = (series * square + number(0.4)) * square + number(2.0 / 3.0)
+    return number(_LN_2) * exponent + (s * square * series + (s + s))
 
 
 @inlined

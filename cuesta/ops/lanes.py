@@ -272,19 +272,25 @@ def stays_a_call(typing_context):
     return types.void(), generate
 
 
-@intrinsic
-def prefetch(typing_context, array, index):
-    """Ask for the cache line of `array[index]` of a contiguous array ahead of its use."""
+def _prefetcher(is_to_write: int):
+    @intrinsic
+    def ask(typing_context, array, index):
+        def generate(context, builder, signature, arguments):
+            pointer = _pointer(context, builder, signature, arguments)
+            flag = ir.IntType(32)
+            kind = ir.FunctionType(ir.VoidType(), [_BYTE_POINTER, flag, flag, flag])
+            function = declared(builder, "llvm.prefetch.p0", kind)
+            given = builder.bitcast(pointer, _BYTE_POINTER), flag(is_to_write), flag(3), flag(1)
+            builder.call(function, given)
+            return context.get_dummy_value()
 
-    def generate(context, builder, signature, arguments):
-        pointer = builder.bitcast(_pointer(context, builder, signature, arguments), _BYTE_POINTER)
-        flag = ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [_BYTE_POINTER, flag, flag, flag])
-        function = declared(builder, "llvm.prefetch.p0", kind)
-        builder.call(function, [pointer, flag(0), flag(3), flag(1)])
-        return context.get_dummy_value()
+        return types.void(array, types.intp), generate
 
-    return types.void(array, types.intp), generate
+    return ask
+
+
+# Ask for the cache line of array[index] of a contiguous array ahead of its use.
+prefetch, prefetch_to_write = _prefetcher(0), _prefetcher(1)
 
 
 for _operator, _instruction in (

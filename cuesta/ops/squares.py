@@ -71,9 +71,14 @@ def count_scores(
 
 
 def can_read(tensor: Tensor) -> bool:
-    """Return whether the numbers of `tensor` may be looked at: they are here, and real."""
-    is_real = not isinstance(tensor, FakeTensor) and not torch.compiler.is_compiling()
-    return tensor.device.type == "cpu" and is_real
+    """Return whether the numbers of `tensor` may be looked at: there are some, and here."""
+    return tensor.device.type == "cpu" and has_numbers(tensor)
+
+
+def has_numbers(tensor: Tensor) -> bool:
+    """Return whether `tensor` has numbers, which it lacks where a program is traced."""
+    is_traced = isinstance(tensor, FakeTensor) or torch.compiler.is_compiling()
+    return tensor.device.type != "meta" and not is_traced
 
 
 def check_floats(**tensors: Tensor) -> None:

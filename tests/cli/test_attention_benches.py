@@ -15,22 +15,44 @@ from cuesta.cli.bench.attention_cases import (
     exponential_lengths,
     lengths_by_density,
 )
-from cuesta.cli.bench.attention_providers import CUESTA, EVERYONE, LOOP, MASKED, PADDED
+from cuesta.cli.bench.attention_providers import (
+    COPIED,
+    CUESTA,
+    DENSE,
+    EVERYONE,
+    FLEX,
+    LOOP,
+    MASKED,
+    PADDED,
+)
 from cuesta.cli.bench.attention_trials import (
     FORWARD,
     MEMORY,
     STEP,
+    TRUE_LENGTHS,
+    BackwardBar,
     Footprint,
     Provider,
+    RateBar,
     Trial,
     Work,
+    check_rates,
     measure_trials,
     packed,
     padded,
     prove,
 )
 from cuesta.cli.bench.density_picture import draw_densities
-from cuesta.cli.bench.harness import Bar, Findings, Settings, WrongAnswerError, time_rows
+from cuesta.cli.bench.harness import (
+    Bar,
+    Findings,
+    Row,
+    Settings,
+    WrongAnswerError,
+    check_bars,
+    rate_rows,
+    time_rows,
+)
 from cuesta.cli.bench.peak_memory import growths
 
 QUICK = Settings(quick=True)
@@ -151,6 +173,7 @@ def test_every_bar_is_measured() -> None:
         (jagged_attention.bars(), jagged_attention.trials(Settings())),
         (list(gdpa.bars()), gdpa.trials(Settings())),
         (list(attention_gpu.bars()), list(attention_gpu.trials())),
+        (list(gdpa.gpu_bars()), list(gdpa.gpu_trials())),
     ]
     for bars, trials in everything:
         assert bars
@@ -165,6 +188,97 @@ def test_every_bar_is_measured() -> None:
 
 def _asked(bars: list[Bar]) -> set[tuple[str, str]]:
     return {(bar.case, provider) for bar in bars for provider in bar.providers}
+
+
+def test_rates_are_asked_of_cases_that_are_measured() -> None:
+    for bars, trials in (
+        (attention_gpu.rate_bars(), attention_gpu.trials()),
+        (gdpa.gpu_rate_bars(), gdpa.gpu_trials()),
+    ):
+        measured = {t.case.name for t in trials if CUESTA.name in {p.name for p in t.step}}
+        asked = {bar.case for bar in bars}
+        assert asked
+        assert asked <= measured
+
+
+@pytest.mark.parametrize(
+    ("what", "provider", "theirs", "verdict"),
+    [
+        (STEP, PADDED, 2.41, "met"),
+        (STEP, PADDED, 2.39, "MISSED"),
+        (STEP, DENSE, 9.1, "met"),
+        (STEP, DENSE, 8.9, "MISSED"),
+        (STEP, FLEX, 0.88, "met"),
+        (FORWARD, attention_gpu.VARLEN, 0.86, "MISSED"),
+        (MEMORY, PADDED, 1 / 0.52, "met"),
+        (MEMORY, PADDED, 1 / 0.54, "MISSED"),
+        (MEMORY, DENSE, 21.0, "MISSED"),
+    ],
+    ids=lambda x: getattr(x, "name", str(x)),
+)
+def test_bars_of_a_gpu_are_those_of_the_issue(
+    what: str, provider: Provider, theirs: float, verdict: str
+) -> None:
+    case = f"{_largest(0.5).name}: {what}"
+    findings = Findings(rows=time_rows(case, {CUESTA.name: [1.0], provider.name: [theirs]}))
+    check_bars(findings, attention_gpu.bars())
+    (note,) = findings.notes
+    assert note.startswith(f"bar {verdict}: {case}, ")
+
+
+def test_our_rate_on_a_gpu_is_checked_on_true_lengths() -> None:
+    for density, asked in ((1.0, 350), (0.5, 200)):
+        case = _largest(density).name
+        for tera, verdict in ((asked + 1, "met"), (asked - 1, "MISSED")):
+            findings = Findings(rows=_measured_on_gpu(case, forward=1.0, step=5.0, tera=tera))
+            check_rates(findings, attention_gpu.rate_bars())
+            assert findings.notes == [
+                f"bar {verdict}: {case}: forward, TFLOP/s on true lengths, {tera}, asked {asked}"
+            ]
+
+
+@pytest.mark.parametrize(("step", "verdict"), [(1 + 2.5 / 0.46, "met"), (7.0, "MISSED")])
+def test_backward_is_what_a_step_takes_beyond_forward(step: float, verdict: str) -> None:
+    rows = _measured_on_gpu("case", forward=1.0, step=step, tera=1.0)
+    findings = Findings(rows=rows)
+    check_rates(findings, [BackwardBar("case", 0.45), BackwardBar("not measured", 0.45)])
+    (note,) = findings.notes
+    assert note.startswith(f"bar {verdict}: case: FLOP/s of backward over those of forward, 0.4")
+
+
+def test_rates_of_gdpa_are_those_of_the_specification() -> None:
+    rates = {
+        (case.num_keys, case.longest): bar.least
+        for case in (trial.case for trial in gdpa.gpu_trials())
+        for bar in gdpa.gpu_rate_bars()
+        if isinstance(bar, RateBar) and bar.case == case.name
+    }
+    own = {(None, 256): 150, (None, 512): 220, (None, 1024): 280, (None, 2048): 330}
+    assert rates == own | {(256, longest): 230 for _, longest in own}
+
+
+def _largest(density: float) -> AttentionCase:
+    """Return a case of a GPU on which every bar of this density stands."""
+    return next(
+        case
+        for case in (trial.case for trial in attention_gpu.trials())
+        if (case.dim, case.longest, case.density) == (128, 2048, density)
+    )
+
+
+def _measured_on_gpu(case: str, *, forward: float, step: float, tera: float) -> list[Row]:
+    rate = {CUESTA.name: [1.0]}
+    return [
+        *time_rows(f"{case}: {FORWARD}", {CUESTA.name: [forward]}),
+        *time_rows(f"{case}: {STEP}", {CUESTA.name: [step]}),
+        *rate_rows(f"{case}: {FORWARD}, {TRUE_LENGTHS}", rate, 1e3 * tera, "GFLOP/s"),
+    ]
+
+
+def test_the_sweep_has_padding_with_and_without_copies_at_every_density() -> None:
+    swept = [t for t in jagged_attention.trials(Settings()) if t.forward and t.case.density]
+    assert {t.case.density for t in swept} == {tenths / 10 for tenths in range(1, 11)}
+    assert all({PADDED, COPIED} <= set(t.forward) & set(t.step) for t in swept)
 
 
 def test_densities_have_a_picture() -> None:

@@ -77,6 +77,28 @@ def test_interaction_equals_fused_attention_of_the_features() -> None:
     torch.testing.assert_close(layer(features, rows), fused)
 
 
+def test_layers_train_under_autocast() -> None:
+    rows, target, features = events(), torch.randn(4, 6), torch.randn(4, 3, 16)
+    attend, encode = JaggedAttention(16), JaggedEncoder(16)
+    seed_pool, pool, interact = SeedPooling(16, 2), TargetPooling(6, 16), JaggedInteraction(16)
+    runs = {
+        attend: lambda: attend(rows).values,
+        encode: lambda: encode(rows).values,
+        seed_pool: lambda: seed_pool(rows),
+        pool: lambda: pool(target, rows),
+        interact: lambda: interact(features, rows),
+    }
+    for layer, run in runs.items():
+        whole = run()
+        with torch.autocast("cpu", torch.bfloat16):
+            half = run()
+        half.float().square().sum().backward()
+        assert 0 < (half - whole).norm() < 4 * torch.finfo(torch.bfloat16).eps * whole.norm(), type(
+            layer
+        ).__name__
+        assert all(bool(each.grad.isfinite().all()) for each in layer.parameters())
+
+
 @given(rows=raggeds(dims=(16,)), seed=seeds)
 def test_permuting_rows_permutes_what_layers_give(rows: Ragged, seed: int) -> None:
     torch.manual_seed(seed)

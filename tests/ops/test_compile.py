@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from cuesta.ops import (
@@ -21,6 +22,7 @@ from cuesta.ops import (
     jagged2_softmax,
     jagged2_to_padded_dense,
     jagged_attention,
+    jagged_dense_attention,
     jagged_dense_bmm,
     jagged_dense_elementwise_add,
     jagged_dense_elementwise_mul_jagged_out,
@@ -46,8 +48,14 @@ def numbers(*shape: int, learns: bool = False) -> Tensor:
     return torch.randn(*shape, generator=generator).requires_grad_(learns)
 
 
+def turned(tensor: Tensor) -> Tensor:
+    """Return the tensor with its dimensions in memory the other way round."""
+    order = list(reversed(range(tensor.dim())))
+    return tensor.permute(order).contiguous().permute(order)
+
+
 def samples() -> dict[str, tuple[object, ...]]:
-    """Return arguments of every registered op."""
+    """Return arguments of every registered op, by its name and a form if there are several."""
     grid, tables, width = LAYOUT.grid, LAYOUT.tables, LAYOUT.width
     winner = torch.tensor([[0, 1], [-1, -1], [4, 2]])
     sources = torch.arange(6, dtype=torch.int32)
@@ -63,17 +71,7 @@ def samples() -> dict[str, tuple[object, ...]]:
     ]
     storage = numbers(LAYOUT.storage)
     vectors = (numbers(3, 4, learns=True), numbers(3, 2, 4, learns=True))
-    attended = [numbers(*shape) for shape in ((4, 2, 3), (5, 2, 3), (5, 2, 3))]
-    rows = (torch.tensor([0, 1, 3, 4]), OFFSETS)  # 1 x 2, 2 x 0 and 1 x 3 pairs
-    bias, pairs = numbers(2, 5), torch.tensor([0, 2, 2, 5])
-    band = (2, 1, True, 0.5)
-    leaves = [each.clone().requires_grad_() for each in attended]
-    attention = (*attended, numbers(4, 2, 3), numbers(4, 2), *rows, bias, pairs, *band, 0)
     return {
-        "jagged_attention": (*leaves, *rows, bias.clone().requires_grad_(), pairs, *band, 0),
-        "jagged_attention_backward": (numbers(4, 2, 3), numbers(4, 2), *attention),
-        "gdpa": (*leaves, *rows, 2, *band),
-        "gdpa_backward": (numbers(4, 2, 3), *attended, *rows, 2, *band),
         "dot_interaction": vectors,
         "dot_interaction_backward": (numbers(3, 7), *(each.detach() for each in vectors)),
         "segment_sum": (numbers(5, 2, learns=True), OFFSETS, True),
@@ -87,7 +85,42 @@ def samples() -> dict[str, tuple[object, ...]]:
         "sample_weight_grad": (numbers(3, width), storage, IDS, BAGS, grid),
         "embedding_occurrences": (IDS, BAGS, numbers(6), grid, width),
         "embedding_update": (storage, torch.zeros(12), torch.zeros(0), tables, *update),
+        **samples_of_attention(),
         **samples_of_squares(),
+    }
+
+
+def samples_of_attention() -> dict[str, tuple[object, ...]]:
+    """Return arguments of attention and gdpa: as they lie, strided, and in their other forms."""
+    attended = [numbers(*shape) for shape in ((4, 2, 3), (5, 2, 3), (5, 2, 3))]
+    leaves = [each.clone().requires_grad_() for each in attended]
+    strided = [turned(each) for each in attended]
+    strided_leaves = [each.detach().requires_grad_() for each in strided]
+    results = [numbers(4, 2, 3), numbers(4, 2)]  # of attention, or their gradients
+    strided_results = [turned(each) for each in results]
+    rows = (torch.tensor([0, 1, 3, 4]), OFFSETS)  # 1 x 2, 2 x 0 and 1 x 3 pairs
+    bias, pairs, band = numbers(2, 5), torch.tensor([0, 2, 2, 5]), (2, 1, True, 0.5)
+    biased = (*rows, bias, pairs, *band)
+    plain = (*rows, None, None, *band, 0)
+    shared = (None, OFFSETS, None, None, *band, 0)
+    shared_results = [numbers(12, 2, 3), numbers(12, 2)]
+    strided_biased = (*rows, turned(bias), pairs, *band, 0)
+    forward, backward = "jagged_attention", "jagged_attention_backward"
+    return {
+        forward: (*leaves, *rows, bias.clone().requires_grad_(), pairs, *band, 0),
+        f"{forward}: strided": (*strided_leaves, *strided_biased),
+        f"{forward}: shared queries": (*leaves, *shared),
+        f"{forward}: no bias": (*leaves, *plain),
+        f"{forward}: longest": (*leaves, *biased, 2),
+        backward: (*results, *attended, *results, *biased, 0),
+        f"{backward}: strided": (*strided_results, *strided, *strided_results, *strided_biased),
+        f"{backward}: shared queries": (*shared_results, *attended, *shared_results, *shared),
+        f"{backward}: no bias": (*results, *attended, *results, *plain),
+        f"{backward}: longest": (*results, *attended, *results, *biased, 2),
+        "gdpa": (*leaves, *rows, 2, *band),
+        "gdpa: strided": (*strided_leaves, *rows, 2, *band),
+        "gdpa_backward": (results[0], *attended, *rows, 2, *band),
+        "gdpa_backward: strided": (strided_results[0], *strided, *rows, 2, *band),
     }
 
 
@@ -118,12 +151,13 @@ def registered() -> set[str]:
 
 
 def test_every_registered_op_has_a_sample() -> None:
-    assert registered() == set(samples())
+    assert registered() == {name.partition(":")[0] for name in samples()}
 
 
 @pytest.mark.parametrize("name", samples())
 def test_schema_fake_body_and_autograd_agree_with_the_op(name: str) -> None:
-    torch.library.opcheck(getattr(torch.ops.cuesta, name).default, samples()[name])
+    op = getattr(torch.ops.cuesta, name.partition(":")[0])
+    torch.library.opcheck(op.default, samples()[name])
 
 
 @pytest.mark.parametrize("how", ["sum", "mean", "max"])
@@ -153,6 +187,20 @@ def test_attention_compiles_without_a_graph_break() -> None:
         return pooled.sum() + gdpa(rows, context, rows).values.square().sum()
 
     assert_compiles(run, numbers(5, 6, learns=True), OFFSETS)
+
+
+def test_attention_with_biases_and_nulls_compiles_without_a_graph_break() -> None:
+    values, queries, seeds = numbers(5, 2, 3), numbers(3, 1, 2, 3), numbers(4, 2, 3)
+
+    def run(bias: Tensor, null: Tensor) -> Tensor:
+        rows = Ragged(values, OFFSETS)
+        context = jagged_attention(rows, rows, rows, bias=bias.sin().view(1, 13), null=null)
+        dense = bias[:12].view(3, 4, 1)
+        pooled = jagged_dense_attention(queries, rows, context, bias=dense, null=null)
+        return pooled.sum() + seed_attention(seeds, rows, context, null=null).sum()
+
+    assert_compiles(run, numbers(13, learns=True), numbers(2))
+    assert_compiles(lambda null, bias: run(bias, null), numbers(2, learns=True), numbers(13))
 
 
 def test_dot_interaction_compiles_without_a_graph_break() -> None:
@@ -231,6 +279,30 @@ def test_attention_counts_the_pairs_that_are_seen() -> None:
             assert counted[getattr(torch.ops.cuesta, op)] == 2 * 2 * pairs * (3 + 3)
             backward = getattr(torch.ops.cuesta, f"{op}_backward")
             assert counted[backward] == 2 * 2 * pairs * (3 * 3 + 2 * 3)
+
+
+def test_attention_in_metas_semantics_counts_all_pairs_up_to_the_longest() -> None:
+    q = Ragged.from_lengths(numbers(4, 2, 3, learns=True), [1, 0, 3])
+    k = Ragged.from_lengths(numbers(7, 2, 3), [2, 1, 4])
+    with FlopCounterMode(display=False) as counter:
+        jagged_attention(q, k, k, mask=Mask(causal=True), meta_longest=2).values.sum().backward()
+    counted = counter.get_flop_counts()["Global"]
+    pairs = 1 * 2 + 2 * 2
+    assert counted[torch.ops.cuesta.jagged_attention] == 2 * 2 * pairs * (3 + 3)
+    assert counted[torch.ops.cuesta.jagged_attention_backward] == 2 * 2 * pairs * (3 * 3 + 2 * 3)
+
+
+def test_flops_of_attention_are_counted_where_tensors_have_no_numbers() -> None:
+    with FakeTensorMode(), FlopCounterMode(display=False) as counter:
+        offsets = torch.arange(4) * 2  # 3 rows of 2
+        rows = Ragged(torch.randn(6, 2, 3, requires_grad=True), offsets)
+        jagged_attention(rows, rows, rows, bias=torch.randn(1, 12)).values.sum().backward()
+        jagged_dense_attention(torch.randn(3, 5, 2, 3), rows, rows, bias=torch.randn(3, 2, 5))
+    counted = counter.get_flop_counts()["Global"]
+    pairs, dense_pairs = 3 * 2 * 2, 3 * 2 * 5
+    expected = 2 * 2 * (pairs + dense_pairs) * (3 + 3)
+    assert counted[torch.ops.cuesta.jagged_attention] == expected
+    assert counted[torch.ops.cuesta.jagged_attention_backward] == 2 * 2 * pairs * (3 * 3 + 2 * 3)
 
 
 def test_flops_are_counted() -> None:

@@ -2,6 +2,8 @@
 the laws of rows.
 """
 
+from unittest.mock import patch
+
 import pytest
 import torch
 from hypothesis import given
@@ -10,7 +12,6 @@ from torch.nn import functional as F
 
 from cuesta.ops import Mask, force_body, gdpa
 from cuesta.ops.gdpa import ACTIVATIONS, Activation
-from cuesta.ops.tiles import has_amx as machine_has_amx
 from cuesta.ragged import Ragged
 from tests.laws import permuted, row_lengths, seeds
 from tests.twins import assert_twins, with_gradients
@@ -35,14 +36,8 @@ def make(
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize("has_amx", [True, False])
-def test_bodies_are_twins(
-    activation: Activation, has_amx: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if not has_amx:
-        monkeypatch.setattr("cuesta.ops.attended_rows_cpu.has_amx", lambda: False)
-    elif not machine_has_amx():
-        pytest.skip("this machine has no AMX; the other case runs")
+@pytest.mark.usefixtures("engine")
+def test_bodies_are_twins(activation: Activation, dtype: torch.dtype) -> None:
     for widths, mask in (((2, 32, 48), Mask()), ((1, 21, 5), Mask(window=3))):
 
         def run(q: Tensor, k: Tensor, v: Tensor, mask: Mask = mask) -> Tensor:
@@ -51,6 +46,18 @@ def test_bodies_are_twins(
 
         values = make(QUERIES, KEYS, widths, dtype)
         assert_twins(with_gradients(run, [0, 1, 2]), *values)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_the_reference_of_16_bits_rounds_no_score(dtype: torch.dtype) -> None:
+    q, k, _ = make([50], [1], (2, 16, 16), dtype)
+    outs = []
+    for each in (q, k), (q.float(), k.float()):
+        ours, keys = rows(each[0], [50]), rows(each[1], [1])
+        with force_body("reference"):
+            ones = keys.with_values(torch.ones_like(keys.values))
+            outs.append(gdpa(ours, keys, ones, activation="relu_squared").values)
+    assert torch.equal(outs[0], outs[1].to(dtype))
 
 
 @pytest.mark.parametrize("body", ["reference", "cpu"])
@@ -113,7 +120,27 @@ def test_the_number_of_threads_changes_no_bit(dtype: torch.dtype) -> None:
     torch.set_num_threads(1)
     alone = run(*values)
     torch.set_num_threads(2)
-    assert all(torch.equal(a, b) for a, b in zip(run(*values), alone, strict=True))
+    shared = [run(*values)]
+    for num_tasks in (5, 16):
+        with patch("cuesta.ops.attended_rows_cpu.num_threads", return_value=num_tasks):
+            shared.append(run(*values))
+    for other in shared:
+        assert all(torch.equal(a, b) for a, b in zip(other, alone, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.usefixtures("engine")
+def test_nan_stays_in_its_row(dtype: torch.dtype) -> None:
+    lengths = [20, 30]
+    values = make(lengths, lengths, (1, 16, 16), dtype)
+    run = with_gradients(
+        lambda q, k, v: gdpa(*(rows(each, lengths) for each in (q, k, v))).values, [0, 1, 2]
+    )
+    clean = run(*values)
+    values[1][3, 0, 2] = torch.nan
+    for before, after in zip(clean, run(*values), strict=True):
+        assert bool(after[:20].isnan().any())
+        assert torch.equal(after[20:], before[20:])
 
 
 def test_mistakes_are_named() -> None:
@@ -125,3 +152,8 @@ def test_mistakes_are_named() -> None:
         gdpa(rows(q, [1, 1, 1]), *good[1:])
     with pytest.raises(ValueError, match=r"row 0 has 2 keys \(k\) but 1 values \(v\)"):
         gdpa(*good[:2], rows(v, [1, 2]))
+    for flat in (q.flatten(1), q[:, None]):
+        with pytest.raises(ValueError, match=r"q must hold \[Tq, H, D\] values, got \(3, "):
+            gdpa(rows(flat, [2, 1]), *good[1:])
+    with pytest.raises(ValueError, match=r"q must be float16, .* got torch\.float8_e5m2"):
+        gdpa(*(rows(each.to(torch.float8_e5m2), [2, 1]) for each in (q, k, v)))

@@ -3,6 +3,7 @@ formulas, and the laws of rows.
 """
 
 from collections.abc import Callable
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -18,7 +19,6 @@ from cuesta.ops import (
     jagged_dense_attention,
     seed_attention,
 )
-from cuesta.ops.tiles import has_amx as machine_has_amx
 from cuesta.ragged import Ragged
 from tests.laws import permuted, row_lengths, seeds
 from tests.twins import assert_twins, with_gradients
@@ -34,15 +34,6 @@ MASKS = {
     "causal window": Mask(causal=True, window=40),
 }
 rows = Ragged.from_lengths
-
-
-@pytest.fixture(params=["as here", "without AMX"])
-def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Multiply as this machine does, and as one without bfloat16 tiles would."""
-    if request.param == "without AMX":
-        if not machine_has_amx():
-            pytest.skip("this machine has no AMX: nothing else to test")
-        monkeypatch.setattr("cuesta.ops.attended_rows_cpu.has_amx", lambda: False)
 
 
 def random(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
@@ -84,6 +75,7 @@ def test_bodies_are_twins(widths: tuple[int, int, int], mask: str, dtype: torch.
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("longest", [20, 64, 200])
 @pytest.mark.parametrize("mask", ["every key", "causal", "newest first"])
+@pytest.mark.usefixtures("engine")
 def test_bodies_are_twins_in_metas_semantics(mask: str, longest: int, dtype: torch.dtype) -> None:
     values = make(QUERIES, KEYS, (2, 32, 32), dtype)
     run = attend(mask=MASKS[mask], meta_longest=longest, scale=0.2)
@@ -93,6 +85,7 @@ def test_bodies_are_twins_in_metas_semantics(mask: str, longest: int, dtype: tor
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("bias_heads", [1, 8])
 @pytest.mark.parametrize("settings", [{}, {"mask": Mask(window=9)}, {"meta_longest": 50}], ids=str)
+@pytest.mark.usefixtures("engine")
 def test_bodies_are_twins_with_a_bias_and_a_null(
     settings: dict[str, object], bias_heads: int, dtype: torch.dtype
 ) -> None:
@@ -104,6 +97,7 @@ def test_bodies_are_twins_with_a_bias_and_a_null(
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("num_seeds", [1, 20, 70])
+@pytest.mark.usefixtures("engine")
 def test_bodies_of_seed_attention_are_twins(num_seeds: int, dtype: torch.dtype) -> None:
     _, k, v = make(QUERIES, KEYS, (8, 32, 20), dtype)
 
@@ -115,6 +109,7 @@ def test_bodies_of_seed_attention_are_twins(num_seeds: int, dtype: torch.dtype) 
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.usefixtures("engine")
 def test_bodies_of_jagged_dense_attention_are_twins(dtype: torch.dtype) -> None:
     _, k, v = make(QUERIES, KEYS, (2, 32, 20), dtype)
 
@@ -127,6 +122,7 @@ def test_bodies_of_jagged_dense_attention_are_twins(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("lengths", [[], [0, 0], [700]], ids=["no rows", "empty rows", "one row"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.usefixtures("engine")
 def test_no_rows_empty_rows_and_one_row_that_holds_everything(
     lengths: list[int], dtype: torch.dtype
 ) -> None:
@@ -135,6 +131,16 @@ def test_no_rows_empty_rows_and_one_row_that_holds_everything(
     _, k, v = values
     pooled = seed_attention(random(4, 1, 32, dtype=dtype), rows(k, lengths), rows(v, lengths))
     assert pooled.shape == (len(lengths), 4, 1, 32)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_the_reference_of_16_bits_rounds_no_score(dtype: torch.dtype) -> None:
+    values = make([5], [7], (2, 16, 24), dtype)
+    rest = (torch.tensor([0, 5]), torch.tensor([0, 7]), None, None, *Mask().band(), 0.25, 0)
+    with force_body("reference"):
+        _, narrow = torch.ops.cuesta.jagged_attention(*values, *rest)
+        _, wide = torch.ops.cuesta.jagged_attention(*(each.float() for each in values), *rest)
+    assert torch.equal(narrow, wide)
 
 
 @pytest.mark.parametrize("body", ["reference", "cpu"])
@@ -291,7 +297,12 @@ def test_the_number_of_threads_changes_no_bit(dtype: torch.dtype) -> None:
         torch.set_num_threads(1)
         alone = both(*inputs)
         torch.set_num_threads(2)
-        assert all(torch.equal(a, b) for a, b in zip(both(*inputs), alone, strict=True))
+        shared = [both(*inputs)]
+        for num_tasks in (5, 16):
+            with patch("cuesta.ops.attended_rows_cpu.num_threads", return_value=num_tasks):
+                shared.append(both(*inputs))
+        for other in shared:
+            assert all(torch.equal(a, b) for a, b in zip(other, alone, strict=True))
 
 
 def test_strided_heads_are_read_as_they_are() -> None:
@@ -302,13 +313,65 @@ def test_strided_heads_are_read_as_they_are() -> None:
     assert torch.equal(run(q, k, v), run(*(each.contiguous() for each in (q, k, v))))
 
 
-def test_nan_stays_in_its_row() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.usefixtures("engine")
+def test_nan_stays_in_its_row(dtype: torch.dtype) -> None:
     lengths = [20, 30]
-    q, k, v = make(lengths, lengths, (1, 16, 16), torch.float32)
-    k[3, 0, 2] = torch.nan
-    out = attend(lengths, lengths)(q, k, v)
-    assert bool(out[:20].isnan().all())
-    assert bool(out[20:].isfinite().all())
+    values = make(lengths, lengths, (1, 16, 16), dtype)
+    run = with_gradients(attend(lengths, lengths), [0, 1, 2])
+    clean = run(*values)
+    values[1][3, 0, 2] = torch.nan
+    for before, after in zip(clean, run(*values), strict=True):
+        assert bool(after[:20].isnan().all())
+        assert torch.equal(after[20:], before[20:])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("lowest", ["finite", "infinite"])
+@pytest.mark.usefixtures("engine")
+def test_bodies_are_twins_where_every_key_of_a_query_has_the_lowest_bias(
+    lowest: str, dtype: torch.dtype
+) -> None:
+    bias, is_low = padding_bias(lowest, dtype)
+    q, k, v = make([5, 3], [40, 7], (2, 16, 24), dtype)
+    run = attend([5, 3], [40, 7])
+    assert_twins(run, q, k, v, bias)
+    out = run(q, k, v, bias)
+    cotangent = random(*out.shape, seed=7).to(dtype).masked_fill_(is_low[:, None, None], 0.0)
+
+    def gradients(*inputs: Tensor) -> list[Tensor]:  # of what is not padding
+        leaves = [each.detach().requires_grad_() for each in inputs]
+        return list(torch.autograd.grad(run(*leaves), leaves, cotangent.to(leaves[0].dtype)))
+
+    assert_twins(gradients, q, k, v, bias)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("body", ["reference", "cpu"])
+@pytest.mark.usefixtures("engine")
+def test_lowest_biases_give_torchs_mean_and_infinite_ones_zeros(
+    body: str, dtype: torch.dtype
+) -> None:
+    values = make([5, 3], [40, 7], (2, 16, 24), dtype)
+    v = values[2]
+    mean = torch.cat([v[:40].mean(0).expand(5, 2, 24), v[40:].mean(0).expand(3, 2, 24)])
+    for lowest, expected in (("finite", mean), ("infinite", torch.zeros_like(mean))):
+        bias, is_low = padding_bias(lowest, dtype)
+        with force_body(body):
+            out = attend([5, 3], [40, 7])(*values, bias)
+        torch.testing.assert_close(out[is_low], expected[is_low])
+
+
+def padding_bias(lowest: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return biases of 5 x 40 and 3 x 7 pairs, the lowest for all keys of two queries and for some
+    of the others, and which queries those two are.
+    """
+    number = torch.finfo(dtype).min if lowest == "finite" else -torch.inf
+    blocks = random(5, 40, dtype=dtype), random(3, 7, dtype=dtype, seed=1)
+    blocks[0][1] = blocks[1][2] = blocks[0][3, 30:] = blocks[1][0, :5] = number
+    is_low = torch.zeros(8, dtype=torch.bool)
+    is_low[1] = is_low[7] = True
+    return torch.cat([each.flatten() for each in blocks])[None], is_low
 
 
 def test_mistakes_are_named() -> None:
@@ -335,14 +398,30 @@ def test_mistakes_are_named() -> None:
         jagged_attention(good[0], rows(k[:, :1], [2, 1]), good[2])
     with pytest.raises(ValueError, match=r"k must hold \[T, H, D\] values, got \(3, 32\)"):
         jagged_attention(good[0], rows(k.flatten(1), [2, 1]), good[2])
-    with pytest.raises(ValueError, match=r"q must be floating point, got torch\.int64"):
-        jagged_attention(*(rows(each.long(), [2, 1]) for each in (q, k, v)))
+    for flat in (q.flatten(1), q[:, None]):
+        with pytest.raises(ValueError, match=r"q must hold \[Tq, H, D\] values, got \(3, "):
+            jagged_attention(rows(flat, [2, 1]), *good[1:])
+    for dtype in (torch.int64, torch.float8_e4m3fn):
+        with pytest.raises(ValueError, match=rf"q must be float16, bfloat16, .* got {dtype}"):
+            jagged_attention(*(rows(each.to(dtype), [2, 1]) for each in (q, k, v)))
+    on_meta = [rows(each, [2, 1]).to("meta") for each in (q, k, v)]
+    longer = on_meta[2].with_values(torch.ones(4, 2, 16, device="meta"))  # of the same offsets
+    with pytest.raises(ValueError, match=r"k holds 3 keys and v 4 values; they must be equal"):
+        jagged_attention(*on_meta[:2], longer)
+    with pytest.raises(ValueError, match=r"bias must be .* on cpu, got \(1, 5\) .* on meta"):
+        jagged_attention(*good, bias=torch.zeros(1, 5, device="meta"))
+    with pytest.raises(ValueError, match=r"bias must be .* got \(1, 5\) in torch\.float16 on cpu"):
+        jagged_attention(*good, bias=torch.zeros(1, 5).half())
     with pytest.raises(ValueError, match=r"bias must hold a number for each of the rows' 5 pairs"):
         jagged_attention(*good, bias=torch.zeros(1, 4))
-    with pytest.raises(ValueError, match=r"bias must be torch\.float32 of shape \[1 or 2, P\]"):
+    with pytest.raises(ValueError, match=r"bias must be \[1 or 2, P\] in torch\.float32 on cpu"):
         jagged_attention(*good, bias=torch.zeros(3, 5))
-    with pytest.raises(ValueError, match=r"null must be \[2\], got \(3,\)"):
-        jagged_attention(*good, null=torch.zeros(3))
+    for null in (torch.zeros(3), torch.zeros(2).long(), torch.zeros(2, device="meta")):
+        with (
+            patch("cuesta.ops.jagged_attention.body", side_effect=AssertionError("it ran")),
+            pytest.raises(ValueError, match=r"null must be \[2\] in float16, .* on cpu, got"),
+        ):
+            jagged_attention(*good, null=null)
     with pytest.raises(ValueError, match=r"meta_longest must be at least 1, got 0"):
         jagged_attention(*good, meta_longest=0)
     with pytest.raises(ValueError, match=r"window must not be negative, got -1"):
@@ -355,5 +434,9 @@ def test_mistakes_are_named() -> None:
         seed_attention(torch.zeros(2, 16), *good[1:])
     with pytest.raises(ValueError, match=r"q must be \[B, K, H, D\] with the 2 rows of k"):
         jagged_dense_attention(torch.zeros(3, 1, 2, 16), *good[1:])
+    dense = torch.zeros(2, 1, 2, 16)
     with pytest.raises(ValueError, match=r"row 0 has 2 keys, but bias is for at most 1"):
-        jagged_dense_attention(torch.zeros(2, 1, 2, 16), *good[1:], bias=torch.zeros(2, 1, 1))
+        jagged_dense_attention(dense, *good[1:], bias=torch.zeros(2, 1, 1))
+    for bias in (torch.zeros(()), torch.zeros(2, 2), torch.zeros(2, 2, 1, device="meta")):
+        with pytest.raises(ValueError, match=r"bias must be \[2, L, 1\] in torch\.float32 on cpu"):
+            jagged_dense_attention(dense, *good[1:], bias=bias)

@@ -49,3 +49,12 @@ def test_mistakes_are_named() -> None:
         pad(Ragged.from_lengths(torch.ones(2), [2]), longest=-1)
     with pytest.raises(ValueError, match="describe 2 rows, padded has 3"):
         unpad(torch.ones(3, 2), torch.tensor([0, 1, 2]))
+    offsets, padded = torch.tensor([0, 2, 3]), torch.tensor([[1.0, 2.0], [3.0, 0.0]])
+    assert unpad(padded, offsets, num_values=3).values.tolist() == [1.0, 2.0, 3.0]
+    for num_values in (2, 4):
+        with pytest.raises(
+            ValueError, match=f"must end at the number of values, {num_values}, but"
+        ):
+            unpad(padded, offsets, num_values=num_values)
+    with pytest.raises(ValueError, match="offsets must never fall, but row 1 runs from 5 to 3"):
+        unpad(padded, torch.tensor([0, 5, 3]))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, final
 
@@ -23,6 +23,7 @@ from cuesta.cli.bench.harness import (
     Answer,
     Contender,
     Findings,
+    Row,
     Settings,
     progress,
     rate_rows,
@@ -38,10 +39,11 @@ from cuesta.ops import force_body
 
 FORWARD, STEP = "forward", "forward + backward"
 MEMORY = f"peak memory, {STEP}"
+TRUE_LENGTHS = "true lengths"  # those that a rate counts the FLOPs of
 STEP_PRODUCTS = 3.5  # matrix products of forward + backward over those of forward
 HOST_BYTES = 4_000_000_000  # what a provider may need to be timed
 DEVICE_SHARE = 0.8  # of a GPU's memory
-SLOW_S, SLOW_EVERY = 0.3, 4  # who takes as long runs in each fourth repetition
+SLOW_S, SLOW_EVERY = 0.1, 4  # who takes as long runs in each fourth repetition
 
 
 @final
@@ -113,6 +115,38 @@ class Trial:
     memory: tuple[Provider, ...] = ()
 
 
+class RateBar(NamedTuple):
+    """Ask for at least `least` TFLOP/s of our forward, on true lengths, in a case."""
+
+    case: str
+    least: float
+
+    def reached(self, rows: Sequence[Row]) -> float | None:
+        """Return the TFLOP/s, None where not measured."""
+        rate = _median_of_ours(f"{self.case}: {FORWARD}, {TRUE_LENGTHS}", rows)
+        return None if rate is None else rate / 1e3
+
+    def __str__(self) -> str:
+        return f"{self.case}: {FORWARD}, TFLOP/s on {TRUE_LENGTHS}"
+
+
+class BackwardBar(NamedTuple):
+    """Ask for at least `least` of the FLOP/s of our forward in our backward, a step less a forward."""
+
+    case: str
+    least: float
+
+    def reached(self, rows: Sequence[Row]) -> float | None:
+        """Return the share, None where not measured."""
+        forward, step = (_median_of_ours(f"{self.case}: {what}", rows) for what in (FORWARD, STEP))
+        if forward is None or step is None:
+            return None
+        return (STEP_PRODUCTS - 1) * forward / (step - forward)
+
+    def __str__(self) -> str:
+        return f"{self.case}: FLOP/s of backward over those of forward"
+
+
 class Verdict(NamedTuple):
     """Say what is wrong with a provider's forward and step; None where right."""
 
@@ -146,6 +180,19 @@ def measure_trials(
         "of each case: the output, and the gradients of queries, keys and values"
     )
     return findings
+
+
+def check_rates(findings: Findings, bars: Iterable[RateBar | BackwardBar]) -> None:
+    """Note for every bar whether it is met, where its case was measured."""
+    for bar in bars:
+        reached = bar.reached(findings.rows)
+        if reached is not None:
+            verdict = "met" if reached >= bar.least else "MISSED"
+            findings.note(f"bar {verdict}: {bar}, {reached:.3g}, asked {bar.least:g}")
+
+
+def _median_of_ours(case: str, rows: Sequence[Row]) -> float | None:
+    return next((r.median for r in rows if r.case == case and r.provider == OURS), None)
 
 
 def prove(case: AttentionCase, provider: Provider, oracle: Provider) -> Verdict:
@@ -245,7 +292,7 @@ def _time(
                 share = 1.0 if what == FORWARD else STEP_PRODUCTS
                 case, amount = f"{trial.case.name}: {what}", share * inputs.num_products / 1e9
                 findings.rows += time_rows(case, seconds)
-                findings.rows += rate_rows(f"{case}, true lengths", seconds, amount, "GFLOP/s")
+                findings.rows += rate_rows(f"{case}, {TRUE_LENGTHS}", seconds, amount, "GFLOP/s")
 
 
 def _is_right(verdicts: Mapping[str, Verdict], provider: Provider, what: str) -> bool:

@@ -3,7 +3,8 @@ padded tensors and products row by row.
 
 Queries attend to the keys of their own row, as many as there are queries, or to 256 keys made for
 it: the feed-forward network personalised to a row of Kunlun, arXiv 2602.10016. The activation is
-fast_gelu, the scale 1 / longest. Padding queries and keys with zeros changes no answer, since the
+fast_gelu, the scale 1 / longest. On a machine with CUDA the GPU's cases run instead, those of the
+published protocol. Padding queries and keys with zeros changes no answer, since the
 activation of 0 is 0; so the padded providers need no mask.
 """
 
@@ -20,10 +21,13 @@ from cuesta.cli.bench.attention_providers import packed_leaves, padded_leaves
 from cuesta.cli.bench.attention_trials import (
     FORWARD,
     STEP,
+    BackwardBar,
     Footprint,
     Provider,
+    RateBar,
     Trial,
     Work,
+    check_rates,
     measure_trials,
     padded,
 )
@@ -34,6 +38,10 @@ LONGEST = (256, 512, 1024)
 DENSITIES = (0.5, 1.0)
 NUM_KEYS = 256
 DIM = 64
+GPU_DIM = 128
+GPU_SELF_RATES = {256: 150.0, 512: 220.0, 1024: 280.0, 2048: 330.0}  # TFLOP/s by the longest
+GPU_CROSS_RATE = 230.0
+GPU_BACKWARD_SHARE = 0.45
 
 
 def measure(settings: Settings) -> Findings:
@@ -45,6 +53,8 @@ def measure(settings: Settings) -> Findings:
     )
     if not settings.quick:
         check_bars(findings, bars())
+        if torch.cuda.is_available():
+            check_rates(findings, gpu_rate_bars())
     return findings
 
 
@@ -59,18 +69,44 @@ def trials(settings: Settings) -> list[Trial]:
         quick = [Trial(case=case, forward=EVERYONE, step=EVERYONE) for case in cases]
         weighed = AttentionCase(num_rows=8, longest=256, density=1.0, dtype=torch.float32)
         return [*quick, Trial(case=weighed, memory=(CUESTA, EAGER))]
+    if torch.cuda.is_available():
+        return list(gpu_trials())
     timed = [Trial(case=case, forward=EVERYONE, step=EVERYONE) for case in _cases()]
     return [*timed, Trial(case=_case(512, 0.5, None, torch.float32), memory=EVERYONE)]
 
 
 def bars() -> Iterator[Bar]:
-    """Yield what issue and specification ask for on a CPU."""
+    """Yield what issue and specification ask for on this machine, but for rates."""
+    if torch.cuda.is_available():
+        yield from gpu_bars()
+        return
     for case in _cases():
         for what in (FORWARD, STEP):
             name = f"{case.name}: {what}"
             yield Bar(name, tuple(p.name for p in EVERYONE if p is not CUESTA), 1.0)
             if case.density == 0.5:
                 yield Bar(name, (MATERIALISED.name,), 2.0)
+
+
+def gpu_trials() -> Iterator[Trial]:
+    """Yield the cases of a GPU; a loop over so many rows would take minutes."""
+    for case in _gpu_cases():
+        yield Trial(case=case, forward=ON_GPU, step=ON_GPU)
+
+
+def gpu_bars() -> Iterator[Bar]:
+    """Yield what the specification asks for against networks whose weights stand as matrices."""
+    for case in _gpu_cases():
+        if case.num_keys:
+            for what in (FORWARD, STEP):
+                yield Bar(f"{case.name}: {what}", (MATERIALISED.name,), 2.0)
+
+
+def gpu_rate_bars() -> Iterator[RateBar | BackwardBar]:
+    """Yield the rates of the specification's item 22."""
+    for case in _gpu_cases():
+        yield RateBar(case.name, GPU_CROSS_RATE if case.num_keys else GPU_SELF_RATES[case.longest])
+        yield BackwardBar(case.name, GPU_BACKWARD_SHARE)
 
 
 def ours(inputs: Inputs) -> Work:
@@ -144,6 +180,7 @@ MATERIALISED = Provider(
     footprint=Footprint(padded=4, scores=2),
 )
 EVERYONE = (CUESTA, EAGER, LOOP, MATERIALISED)
+ON_GPU = (CUESTA, EAGER, MATERIALISED)
 
 
 def _case(longest: int, density: float, num_keys: int | None, dtype: torch.dtype) -> AttentionCase:
@@ -164,3 +201,18 @@ def _cases() -> Iterator[AttentionCase]:
             for density in DENSITIES:
                 for dtype in DTYPES:
                     yield _case(longest, density, num_keys, dtype)
+
+
+def _gpu_cases() -> Iterator[AttentionCase]:
+    for num_keys in (None, NUM_KEYS):
+        for longest in GPU_SELF_RATES:
+            yield AttentionCase(
+                num_rows=1152,
+                longest=longest,
+                density=0.5,
+                num_keys=num_keys,
+                key_scale=GPU_DIM**-0.5,
+                dim=GPU_DIM,
+                dtype=torch.bfloat16,
+                device="cuda",
+            )

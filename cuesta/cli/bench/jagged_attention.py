@@ -18,17 +18,29 @@ import torch
 from cuesta.cli.bench import attention_gpu
 from cuesta.cli.bench.attention_cases import DTYPES, AttentionCase
 from cuesta.cli.bench.attention_providers import (
+    COPIED,
     CUESTA,
     DENSE,
     EVERYONE,
+    FBGEMM_JAGGED,
+    FBGEMM_PADDED,
     FITTED,
+    FLEX,
     LOOP,
     MASKED,
     NESTED,
     PADDED,
     UNFUSED,
 )
-from cuesta.cli.bench.attention_trials import FORWARD, MEMORY, STEP, Trial, measure_trials
+from cuesta.cli.bench.attention_trials import (
+    FORWARD,
+    MEMORY,
+    STEP,
+    Provider,
+    Trial,
+    check_rates,
+    measure_trials,
+)
 from cuesta.cli.bench.density_picture import draw_densities
 from cuesta.cli.bench.harness import Bar, Findings, Settings, check_bars
 
@@ -36,7 +48,17 @@ BENCH = "jagged_attention"
 DENSITIES = tuple(tenths / 10 for tenths in range(1, 11))
 MEANS = (8, 16, 32)
 ON_SHORT_ROWS = (CUESTA, LOOP, FITTED, UNFUSED)  # the others need seconds and gigabytes a call
+SWEPT = (CUESTA, PADDED, COPIED, LOOP)
+AT_HALF = (DENSE, FLEX, FBGEMM_PADDED, FBGEMM_JAGGED)  # too slow, or to compile, for every density
 WEIGHED = (CUESTA, PADDED, MASKED, DENSE, LOOP, UNFUSED)
+
+
+_WHERE_FEW = (
+    f"{NESTED.name} takes seconds a call and is measured at mean 64 alone; "
+    f"{', '.join(p.name for p in AT_HALF)} are measured there and at density 0.5, "
+    f"{DENSE.name} at density 1 too, so that the bench ends within ten minutes; "
+    f"{PADDED.name} and {COPIED.name} differ by the copies from packed rows and back"
+)
 
 
 def measure(settings: Settings) -> Findings:
@@ -56,6 +78,10 @@ def measure(settings: Settings) -> Findings:
         findings.pictures["density"] = draw_densities(swept, findings.rows)
     if not settings.quick:
         check_bars(findings, bars())
+        if torch.cuda.is_available():
+            check_rates(findings, attention_gpu.rate_bars())
+        else:
+            findings.note(_WHERE_FEW)
     return findings
 
 
@@ -101,17 +127,23 @@ def _trials() -> Iterator[Trial]:
             yield Trial(case=_short(mean, dtype), forward=ON_SHORT_ROWS, step=(CUESTA, LOOP))
     for dtype in DTYPES:
         for density in DENSITIES:
-            swept = (CUESTA, PADDED, LOOP, *((DENSE,) if density in (0.5, 1.0) else ()))
+            swept = (*SWEPT, *_more(density))
             yield Trial(case=_dense(density, dtype), forward=swept, step=swept)
     for dtype in DTYPES:
         yield Trial(case=_long(dtype), memory=WEIGHED)
         yield Trial(case=_big(dtype), memory=WEIGHED)
 
 
+def _more(density: float) -> tuple[Provider, ...]:
+    if density == 0.5:
+        return AT_HALF
+    return (DENSE,) if density == 1.0 else ()
+
+
 def _quick_trials() -> Iterator[Trial]:
     for density in (0.5, 1.0):
         case = AttentionCase(num_rows=4, longest=40, dim=16, density=density, dtype=torch.float32)
-        yield Trial(case=case, forward=(CUESTA, PADDED, LOOP), step=(CUESTA, PADDED, LOOP))
+        yield Trial(case=case, forward=SWEPT, step=SWEPT)
     small = AttentionCase(num_rows=5, longest=40, mean=12, num_heads=2, dim=16, dtype=DTYPES[0])
     yield Trial(case=small, forward=EVERYONE, step=EVERYONE)
     half = replace(small, dtype=DTYPES[1])

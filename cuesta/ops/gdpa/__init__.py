@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from cuesta.ops.attended_rows import Band, Context, Mask, check_rows, count_pairs
+from cuesta.ops.attended_rows import Band, Context, Mask, check_rows, count_flops
 from cuesta.ops.bodies import body
 from cuesta.ops.gdpa.activations import ACTIVATIONS, FORMULAS, SAME_AS, Activation
 from cuesta.ragged import Ragged
@@ -32,15 +32,16 @@ def gdpa(
 ) -> Ragged:
     """Return out = scale * act(Q K^T) V of each row, over the keys that `mask` leaves.
 
-    q holds [Tq, H, D], k [T, H, D] and v [T, H, C] values, D and C up to 256, in one floating dtype
-    that the result [Tq, H, C] has; sums are float32 or wider. Rows of q and k correspond; k and v
-    have the same rows; keys of F generated rows each are a `Ragged` with offsets 0, F, 2 F, ...
-    Scores enter the activation unscaled, and `scale` follows it, as in the published kernels: a
-    temperature within belongs into K. Hidden pairs count 0. Rows without keys give zeros.
-    Differentiable in q, k and v.
+    q holds [Tq, H, D], k [T, H, D] and v [T, H, C] values, D and C up to 256, in one dtype, float16,
+    bfloat16, float32 or float64, that the result [Tq, H, C] has; sums are float32 or wider. Rows of
+    q and k correspond; k and v have the same rows; keys of F generated rows each are a `Ragged`
+    with offsets 0, F, 2 F, ... Scores enter the activation unscaled, and `scale` follows it, as in
+    the published kernels: a temperature within belongs into K. Hidden pairs count 0. Rows without
+    keys give zeros. Differentiable in q, k and v.
 
     Raises `ValueError` for an unknown activation, and naming the argument, the row and the rule
-    where shapes, rows, dtypes or devices do not go together.
+    where shapes, rows, dtypes or devices do not go together; on a GPU, where reading offsets would
+    wait for it, k and v of as many values are taken to have the same rows.
 
     >>> q = Ragged.from_lengths(torch.ones(2, 1, 2), [1, 1])
     >>> k = Ragged.from_lengths(torch.tensor([1.0, -2.0, 3.0]).view(3, 1, 1).expand(3, 1, 2), [2, 1])
@@ -52,9 +53,8 @@ def gdpa(
     check_rows(q, k, v)
     number = FORMULAS.index(SAME_AS.get(activation, activation))
     out = torch.ops.cuesta.gdpa(
-        q.values.contiguous(), k.values.contiguous(), v.values.contiguous(), q.offsets, k.offsets,
-        number, *mask.band(), scale,
-    )  # fmt: skip
+        q.values, k.values, v.values, q.offsets, k.offsets, number, *mask.band(), scale
+    )
     return Ragged(out, q.offsets)
 
 
@@ -63,8 +63,10 @@ def _gdpa(
     q: Tensor, k: Tensor, v: Tensor, q_offsets: Tensor, offsets: Tensor,
     activation: int, before: int, after: int, aligns_last: bool, scale: float,
 ) -> Tensor:  # fmt: skip
-    run = body("gdpa", q).gdpa
-    return run(q, k, v, q_offsets, offsets, activation, before, after, aligns_last, scale)
+    return body("gdpa", q).gdpa(
+        q.contiguous(), k.contiguous(), v.contiguous(), q_offsets, offsets,
+        activation, before, after, aligns_last, scale,
+    )  # fmt: skip
 
 
 @_gdpa.register_fake
@@ -78,14 +80,14 @@ def _gdpa_backward(
     activation: int, before: int, after: int, aligns_last: bool, scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     return body("gdpa", q).gdpa_backward(
-        grad.contiguous(), q, k, v, q_offsets, offsets,
+        *(each.contiguous() for each in (grad, q, k, v)), q_offsets, offsets,
         activation, before, after, aligns_last, scale,
     )  # fmt: skip
 
 
 @_gdpa_backward.register_fake
 def _(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, *_: object) -> tuple[Tensor, Tensor, Tensor]:
-    return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
 
 
 _Inputs = tuple[Tensor, Tensor, Tensor, Tensor, Tensor, int, int, int, bool, float]
@@ -109,10 +111,7 @@ def _flops(
     q: Tensor, k: Tensor, v: Tensor, q_offsets: Tensor, offsets: Tensor,
     activation: int, before: int, after: int, aligns_last: bool, *_: object, **__: object,
 ) -> int:  # fmt: skip
-    """Count both matrix products over the pairs within the band, true lengths only."""
-    band = Band(before, after, aligns_last)
-    num_pairs = count_pairs(q_offsets, offsets, q.shape[0], band, k.shape[0])
-    return 2 * q.shape[1] * (q.shape[2] + v.shape[2]) * num_pairs
+    return count_flops(q, k, v, q_offsets, offsets, Band(before, after, aligns_last))
 
 
 @register_flop_formula(torch.ops.cuesta.gdpa_backward, get_raw=True)
@@ -120,7 +119,5 @@ def _flops_backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, q_offsets: Tensor, offsets: Tensor,
     activation: int, before: int, after: int, aligns_last: bool, *_: object, **__: object,
 ) -> int:  # fmt: skip
-    """Count five matrix products: the scores anew, and two for each of the forward's."""
     band = Band(before, after, aligns_last)
-    num_pairs = count_pairs(q_offsets, offsets, q.shape[0], band, k.shape[0])
-    return 2 * q.shape[1] * (3 * q.shape[2] + 2 * v.shape[2]) * num_pairs
+    return count_flops(q, k, v, q_offsets, offsets, band, is_backward=True)

@@ -14,23 +14,23 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from cuesta.ops.attended_rows import Band, lengths_of
+from cuesta.ops.attended_rows import Band
 from cuesta.ops.attended_rows_triton import (
-    blocks_for,
-    find_row,
-    find_tile,
+    Attended,
+    find_own,
+    is_spare,
     keys_met,
+    launch,
     load_keys,
     load_queries,
     load_results,
     load_values,
+    plan_of_keys,
+    plan_of_queries,
     queries_met,
-    schedule_of,
     sees,
-    shape_of,
     store_tile,
     tile_start,
-    zeros,
 )
 from cuesta.ops.gdpa.activations import FORMULAS, GELU_CUBIC, GELU_RATE, GELU_RATE_BF16, LEAK
 
@@ -44,17 +44,12 @@ def gdpa(
     q: Tensor, k: Tensor, v: Tensor, q_offsets: Tensor, offsets: Tensor,
     activation: int, before: int, after: int, aligns_last: bool, scale: float,
 ) -> Tensor:  # fmt: skip
-    num_rows, num_heads = offsets.numel() - 1, q.shape[1]
-    out = v.new_empty(q.shape[0], num_heads, v.shape[2])
+    attended = Attended(q, k, v, q_offsets, offsets, Band(before, after, aligns_last))
+    out = v.new_empty(q.shape[0], q.shape[1], v.shape[2])
+    numbers = (attended.num_rows, before, after, scale, FORMULAS[activation])
     if out.numel():
-        blocks = blocks_for(q, num_rows, v.shape[2], is_backward=False)
-        schedule = schedule_of(*lengths_of(q_offsets, offsets, 0), q.shape[0], blocks.own)
-        _forward_kernel[(schedule.bound * num_heads,)](
-            q, k, v, q_offsets, offsets, out, schedule.order, schedule.starts,
-            num_rows, before, after, scale, FORMULAS[activation],
-            shape_of(q, v, Band(before, after, aligns_last), blocks.own, blocks.met),
-            **blocks.options,
-        )  # fmt: skip
+        plan = plan_of_queries(attended, is_backward=False)
+        launch(_forward_kernel, plan, attended, (q, k, v, q_offsets, offsets, out), numbers)
     return out
 
 
@@ -62,25 +57,15 @@ def gdpa_backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, q_offsets: Tensor, offsets: Tensor,
     activation: int, before: int, after: int, aligns_last: bool, scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    num_rows, num_heads, band = offsets.numel() - 1, q.shape[1], Band(before, after, aligns_last)
+    attended = Attended(q, k, v, q_offsets, offsets, Band(before, after, aligns_last))
     dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-    queries, keys = lengths_of(q_offsets, offsets, 0)
     tensors = (grad, q, k, v, q_offsets, offsets)
-    numbers = (num_rows, before, after, scale, FORMULAS[activation])
+    numbers = (attended.num_rows, before, after, scale, FORMULAS[activation])
     if q.numel():
-        blocks = blocks_for(q, num_rows, v.shape[2], is_backward=True)
-        schedule = schedule_of(queries, keys, q.shape[0], blocks.own)
-        _query_grad_kernel[(schedule.bound * num_heads,)](
-            *tensors, dq, schedule.order, schedule.starts, *numbers,
-            shape_of(q, v, band, blocks.own, blocks.met), **blocks.options,
-        )  # fmt: skip
+        plan = plan_of_queries(attended, is_backward=True)
+        launch(_query_grad_kernel, plan, attended, (*tensors, dq), numbers)
     if k.numel():
-        blocks = blocks_for(k, num_rows, v.shape[2], is_backward=True)
-        schedule = schedule_of(keys, queries, k.shape[0], blocks.own)
-        _key_grad_kernel[(schedule.bound * num_heads,)](
-            *tensors, dk, dv, schedule.order, schedule.starts, *numbers,
-            shape_of(q, v, band, blocks.met, blocks.own), **blocks.options,
-        )  # fmt: skip
+        launch(_key_grad_kernel, plan_of_keys(attended), attended, (*tensors, dk, dv), numbers)
     return dq, dk, dv
 
 
@@ -89,16 +74,14 @@ def _forward_kernel(
     q, k, v, q_offsets, offsets, out, order, starts, num_rows, before, after, scale,
     FORMULA: tl.constexpr, SHAPE: tl.constexpr,
 ):  # fmt: skip
-    head = (tl.program_id(0) % SHAPE.heads).to(tl.int64)
-    number = tl.program_id(0) // SHAPE.heads
-    if number >= tl.load(starts + num_rows):
+    if is_spare(starts, num_rows, SHAPE):
         return
-    index, tile = find_tile(order, starts, number, num_rows)
-    row = find_row(index, q_offsets, offsets, 0, before, after, 0, SHAPE)
-    first = tile * SHAPE.block_q
+    head, _, row, first = find_own(
+        order, starts, q_offsets, offsets, num_rows, 0, before, after, 0, SHAPE.block_q, SHAPE
+    )
     i = first + tl.arange(0, SHAPE.block_q)  # [Tq]
     query = load_queries(q, row, first, head, True, SHAPE)  # [Tq, D]
-    total = zeros(SHAPE.block_q, SHAPE.value_columns)  # [Tq, C]
+    total = tl.zeros([SHAPE.block_q, SHAPE.value_columns], tl.float32)  # [Tq, C]
     met = keys_met(row, first, SHAPE)
     for IS_EDGE in tl.static_range(2):
         for n in range(met.num_edges if IS_EDGE else met.num_whole):
@@ -121,17 +104,15 @@ def _query_grad_kernel(
     grad, q, k, v, q_offsets, offsets, dq, order, starts, num_rows, before, after, scale,
     FORMULA: tl.constexpr, SHAPE: tl.constexpr,
 ):  # fmt: skip
-    head = (tl.program_id(0) % SHAPE.heads).to(tl.int64)
-    number = tl.program_id(0) // SHAPE.heads
-    if number >= tl.load(starts + num_rows):
+    if is_spare(starts, num_rows, SHAPE):
         return
-    index, tile = find_tile(order, starts, number, num_rows)
-    row = find_row(index, q_offsets, offsets, 0, before, after, 0, SHAPE)
-    first = tile * SHAPE.block_q
+    head, _, row, first = find_own(
+        order, starts, q_offsets, offsets, num_rows, 0, before, after, 0, SHAPE.block_q, SHAPE
+    )
     i = first + tl.arange(0, SHAPE.block_q)  # [Tq]
     query = load_queries(q, row, first, head, True, SHAPE)  # [Tq, D]
     slope = load_results(grad, row, first, head, True, SHAPE)  # [Tq, C]
-    total = zeros(SHAPE.block_q, SHAPE.columns)  # [Tq, D]
+    total = tl.zeros([SHAPE.block_q, SHAPE.columns], tl.float32)  # [Tq, D]
     met = keys_met(row, first, SHAPE)
     for IS_EDGE in tl.static_range(2):
         for n in range(met.num_edges if IS_EDGE else met.num_whole):
@@ -153,18 +134,16 @@ def _key_grad_kernel(
     grad, q, k, v, q_offsets, offsets, dk, dv, order, starts, num_rows, before, after, scale,
     FORMULA: tl.constexpr, SHAPE: tl.constexpr,
 ):  # fmt: skip
-    head = (tl.program_id(0) % SHAPE.heads).to(tl.int64)
-    number = tl.program_id(0) // SHAPE.heads
-    if number >= tl.load(starts + num_rows):
+    if is_spare(starts, num_rows, SHAPE):
         return
-    index, tile = find_tile(order, starts, number, num_rows)
-    row = find_row(index, q_offsets, offsets, 0, before, after, 0, SHAPE)
-    first = tile * SHAPE.block_k
+    head, _, row, first = find_own(
+        order, starts, q_offsets, offsets, num_rows, 0, before, after, 0, SHAPE.block_k, SHAPE
+    )
     j = first + tl.arange(0, SHAPE.block_k)  # [T]
     key = load_keys(k, row, first, head, True, SHAPE)  # [T, D]
     value = load_values(v, row, first, head, True, SHAPE)  # [T, C]
-    key_slope = zeros(SHAPE.block_k, SHAPE.columns)  # [T, D]
-    value_slope = zeros(SHAPE.block_k, SHAPE.value_columns)  # [T, C]
+    key_slope = tl.zeros([SHAPE.block_k, SHAPE.columns], tl.float32)  # [T, D]
+    value_slope = tl.zeros([SHAPE.block_k, SHAPE.value_columns], tl.float32)  # [T, C]
     met = queries_met(row, first, SHAPE)
     for IS_EDGE in tl.static_range(2):
         for n in range(met.num_edges if IS_EDGE else met.num_whole):

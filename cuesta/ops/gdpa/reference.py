@@ -1,5 +1,5 @@
 """The specification of gdpa: one row after another, O = scale * act(Q K^T) V over the keys within
-the band.
+the band. In 16 bits only weights, slopes and results are rounded, as in the kernels.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cuesta.ops.attended_rows import widened
 from cuesta.ops.gdpa.activations import FORMULAS, GELU_CUBIC, GELU_RATE, GELU_RATE_BF16, LEAK
 
 
@@ -18,28 +19,32 @@ def gdpa(
     q: Tensor, k: Tensor, v: Tensor, q_offsets: Tensor, offsets: Tensor,
     activation: int, before: int, after: int, aligns_last: bool, scale: float,
 ) -> Tensor:  # fmt: skip
+    dtype = q.dtype
+    q, k, v = widened(q, k, v)
     out = v.new_zeros(q.shape[0], v.shape[1], v.shape[2])
     for queries, keys in _rows(q_offsets, offsets):
         scores, seen = _scores(q[queries], k[keys], before, after, aligns_last)
-        weights = scale * _activate(scores, activation) * seen
-        out[queries] = torch.einsum("hqk,khc->qhc", weights.to(v.dtype), v[keys])
-    return out
+        weights = (scale * _activate(scores, activation) * seen).to(dtype).to(v.dtype)
+        out[queries] = torch.einsum("hqk,khc->qhc", weights, v[keys])
+    return out.to(dtype)
 
 
 def gdpa_backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, q_offsets: Tensor, offsets: Tensor,
     activation: int, before: int, after: int, aligns_last: bool, scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    dtype = q.dtype
+    grad, q, k, v = widened(grad, q, k, v)
     dq, dk, dv = torch.zeros_like(q), torch.zeros_like(k), torch.zeros_like(v)
     for queries, keys in _rows(q_offsets, offsets):
         scores, seen = _scores(q[queries], k[keys], before, after, aligns_last)
-        weights = scale * _activate(scores, activation) * seen
-        dv[keys] = torch.einsum("hqk,qhc->khc", weights.to(q.dtype), grad[queries])
-        moved = torch.einsum("qhc,khc->hqk", grad[queries], v[keys]).to(scores.dtype)
-        slopes = (scale * _slope(scores, activation) * seen * moved).to(q.dtype)
+        weights = (scale * _activate(scores, activation) * seen).to(dtype).to(v.dtype)
+        dv[keys] = torch.einsum("hqk,qhc->khc", weights, grad[queries])
+        moved = torch.einsum("qhc,khc->hqk", grad[queries], v[keys])
+        slopes = (scale * _slope(scores, activation) * seen * moved).to(dtype).to(q.dtype)
         dq[queries] = torch.einsum("hqk,khd->qhd", slopes, k[keys])
         dk[keys] = torch.einsum("hqk,qhd->khd", slopes, q[queries])
-    return dq, dk, dv
+    return dq.to(dtype), dk.to(dtype), dv.to(dtype)
 
 
 def _rows(q_offsets: Tensor, offsets: Tensor) -> Iterator[tuple[slice, slice]]:
@@ -53,7 +58,6 @@ def _scores(
 ) -> tuple[Tensor, Tensor]:
     """Return a row's scores [H, queries, keys] and which of them lie in the band [queries, keys]."""
     scores = torch.einsum("qhd,khd->hqk", q, k)
-    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
     place = torch.arange(q.shape[0], device=q.device)[:, None]
     if aligns_last:
         place = place + (k.shape[0] - q.shape[0])

@@ -16,17 +16,19 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from cuesta.ops.attended_rows import (
+    FLOATS,
     Band,
     Context,
     Mask,
     check_heads,
     check_rows,
-    count_pairs,
+    count_flops,
     pair_offsets,
 )
 from cuesta.ops.bodies import body
 from cuesta.ops.pad import unpad
-from cuesta.ragged import Ragged
+from cuesta.ops.squares import can_read
+from cuesta.ragged import Ragged, offsets_from_lengths
 
 __all__ = ["Mask", "jagged_attention", "jagged_dense_attention", "seed_attention"]
 
@@ -52,14 +54,17 @@ def jagged_attention(
     row 2: no queries        keys k3           nothing
     ```
 
-    q holds [Tq, H, D], k [T, H, D] and v [T, H, C] values, D and C up to 256, in one floating dtype
-    that the result [Tq, H, C] has; sums are float32 or wider. Rows of q and k correspond; k and v
-    have the same rows. Differentiable in all tensors.
+    q holds [Tq, H, D], k [T, H, D] and v [T, H, C] values, D and C up to 256, in one dtype, float16,
+    bfloat16, float32 or float64, that the result [Tq, H, C] has; sums are float32 or wider. Rows of
+    q and k correspond; k and v have the same rows. Differentiable in all tensors.
 
     *Standard semantics*: out = softmax(scale * Q K^T + bias, over the keys that `mask` leaves) V
-    with scale 1 / sqrt(D); a query that sees no key gives zeros. `bias` is [1 or H, P]: each row's
-    queries x keys block, query by query, blocks one after another. `null`, a score a head, joins
-    the softmax's sum without a value, so that a query may attend to nothing.
+    with scale 1 / sqrt(D); a query that sees no key gives zeros. `bias`, of q's dtype, is [1 or H,
+    P]: each row's queries x keys block, query by query, blocks one after another. A bias of -inf
+    hides a key; where all keys of a query have the lowest finite one of float32 or bfloat16, it
+    gives their mean, with gradients too large as in torch's flash attention, for its log-sum-exp
+    has lost their number. `null`, a score a head in any of the dtypes, joins the softmax's sum
+    without a value, so that a query may attend to nothing.
 
     *Meta's semantics*, those of the published kernels, where `meta_longest` is their N:
     scale 1, softmax over all keys of the row, then division by N, then `mask` without normalising
@@ -67,7 +72,9 @@ def jagged_attention(
     a row are left out; such queries give zeros.
 
     Raises `ValueError` naming the argument, the row and the rule where shapes, rows, dtypes or
-    devices do not go together. Source: the paper, section 2; Dao, 2023, arXiv 2307.08691.
+    devices do not go together. Of what is on a GPU the numbers of offsets go unchecked, since
+    reading them would wait for it: that k and v have the same rows, not just as many, and that bias
+    has a number for each pair. Source: the paper, section 2; Dao, 2023, arXiv 2307.08691.
 
     >>> q = Ragged.from_lengths(torch.ones(3, 1, 4), [2, 1])
     >>> v = Ragged.from_lengths(torch.tensor([1.0, 3.0, 5.0]).view(3, 1, 1), [2, 1])
@@ -77,8 +84,15 @@ def jagged_attention(
     check_rows(q, k, v)
     pairs = None
     if bias is not None:
+        heads = q.values.shape[1]
+        is_shaped = bias.dim() == 2 and bias.shape[0] in (1, heads)
+        _check_bias(bias, q.values, f"[1 or {heads}, P]", is_shaped=is_shaped)
         pairs = pair_offsets(q.lengths(), k.lengths())
-        _check_bias(bias, q.values, pairs)
+        if can_read(pairs) and int(pairs[-1]) != bias.shape[1]:
+            raise ValueError(
+                f"bias must hold a number for each of the rows' {int(pairs[-1])} pairs of a query "
+                f"and a key, got {bias.shape[1]}"
+            )
     if meta_longest is not None and meta_longest < 1:
         raise ValueError(f"meta_longest must be at least 1, got {meta_longest}")
     if scale is None:
@@ -101,8 +115,9 @@ def seed_attention(
     """Return for each row what each of K queries, the same for all rows, attends to.
 
     seeds [K, H, D], k [T, H, D] and v [T, H, C] values as in `jagged_attention`; rows without keys
-    give zeros. The gradient of the seeds is summed over the rows in their order. Source: pooling by
-    multi-head attention of Lee et al., 2019, arXiv 1810.00825, equation 11.
+    give zeros. The gradient of the seeds is summed over the rows in their order. Raises `ValueError`
+    as `jagged_attention` does. Source: pooling by multi-head attention of Lee et al., 2019, arXiv
+    1810.00825, equation 11.
 
     >>> rows = Ragged.from_lengths(torch.ones(3, 1, 2), [3, 0])
     >>> seed_attention(torch.zeros(1, 1, 2), rows, rows).tolist()
@@ -128,9 +143,12 @@ def jagged_dense_attention(
     """Return for each row what each of its own K queries attends to: a softmax along the ragged
     axis.
 
-    q [B, K, H, D], k [T, H, D] and v [T, H, C] values as in `jagged_attention`; bias[b, j] is added
-    to the scores of row b's key j in every head, L being at least the longest row. The published
-    jagged_dense_flash_attention is this with one head and `scale=1`. Rows without keys give zeros.
+    q [B, K, H, D], k [T, H, D] and v [T, H, C] values as in `jagged_attention`; bias[b, j], of q's
+    dtype, is added to the scores of row b's key j in every head, L being at least the longest row.
+    The published jagged_dense_flash_attention is this with one head and `scale=1`. Rows without
+    keys give zeros. Raises `ValueError` as `jagged_attention` does, and naming a row longer than L,
+    except on a GPU, where the biases that it lacks count as zeros. Source: Xu et al., RecSys 2024,
+    arXiv 2409.15373, section 2.
 
     >>> rows = Ragged.from_lengths(torch.ones(3, 1, 2), [3, 0])
     >>> jagged_dense_attention(torch.zeros(2, 1, 1, 2), rows, rows).flatten().tolist()
@@ -142,39 +160,40 @@ def jagged_dense_attention(
         )
     num_rows, num_queries = q.shape[:2]
     q_offsets = torch.arange(num_rows + 1, device=q.device) * num_queries
-    flat = None
-    if bias is not None:
-        lengths = k.lengths()
-        if bias.shape[0] != num_rows or bias.shape[2:] != (num_queries,):
-            raise ValueError(
-                f"bias must be [{num_rows}, L, {num_queries}], got {tuple(bias.shape)}"
-            )
-        if bias.device.type == "cpu" and num_rows and int(lengths.max()) > bias.shape[1]:
-            row = int(lengths.argmax())
-            raise ValueError(
-                f"row {row} has {int(lengths[row])} keys, but bias is for at most {bias.shape[1]}"
-            )
-        repeated = lengths.repeat_interleave(num_queries, output_size=num_rows * num_queries)
-        blocks = bias.transpose(1, 2).reshape(num_rows * num_queries, bias.shape[1])
-        flat = unpad(blocks, torch.nn.functional.pad(repeated.cumsum(0), (1, 0))).values[None]
     queries = Ragged(q.flatten(0, 1), q_offsets)
-    out = jagged_attention(queries, k, v, bias=flat, null=null, scale=scale)
-    return out.values.unflatten(0, (num_rows, num_queries))
+    check_rows(queries, k, v)
+    flat = pairs = None
+    if bias is not None:
+        is_shaped = bias.dim() == 3 and (bias.shape[0], bias.shape[2]) == (num_rows, num_queries)
+        _check_bias(bias, q, f"[{num_rows}, L, {num_queries}]", is_shaped=is_shaped)
+        flat, pairs = _flat_bias(bias, k), k.offsets * num_queries
+    scale = q.shape[3] ** -0.5 if scale is None else scale
+    band = _EVERY_KEY.band()
+    out = _attend(queries.values, k, v, q_offsets, flat, pairs, band, scale, longest=0, null=null)
+    return out.unflatten(0, (num_rows, num_queries))
 
 
-def _check_bias(bias: Tensor, q: Tensor, pairs: Tensor) -> None:
-    if bias.dim() != 2 or bias.shape[0] not in (1, q.shape[1]) or bias.dtype is not q.dtype:
+def _check_bias(bias: Tensor, q: Tensor, shape: str, *, is_shaped: bool) -> None:
+    if not is_shaped or bias.dtype is not q.dtype or bias.device != q.device:
         raise ValueError(
-            f"bias must be {q.dtype} of shape [1 or {q.shape[1]}, P], "
-            f"got {bias.dtype} of shape {tuple(bias.shape)}"
+            f"bias must be {shape} in {q.dtype} on {q.device}, "
+            f"got {tuple(bias.shape)} in {bias.dtype} on {bias.device}"
         )
-    if bias.device.type == "cpu" and not torch.compiler.is_compiling():
-        num_pairs = int(pairs[-1])
-        if bias.shape[1] != num_pairs:
-            raise ValueError(
-                f"bias must hold a number for each of the rows' {num_pairs} pairs of a query and "
-                f"a key, got {bias.shape[1]}"
-            )
+
+
+def _flat_bias(bias: Float[Tensor, "B L K"], k: Ragged) -> Float[Tensor, "1 P"]:
+    """Return the biases of each row's queries x keys block, query by query."""
+    num_rows, longest, num_queries = bias.shape
+    lengths = k.lengths()
+    if can_read(lengths) and num_rows and int(lengths.max()) > longest:
+        row = int(lengths.argmax())
+        raise ValueError(
+            f"row {row} has {int(lengths[row])} keys, but bias is for at most {longest}"
+        )
+    repeated = lengths.repeat_interleave(num_queries, output_size=num_rows * num_queries)
+    blocks = bias.transpose(1, 2).reshape(num_rows * num_queries, longest)
+    num_pairs = k.values.shape[0] * num_queries
+    return unpad(blocks, offsets_from_lengths(repeated), num_values=num_pairs).values[None]
 
 
 def _attend(
@@ -190,15 +209,22 @@ def _attend(
     longest: int,
     null: Tensor | None,
 ) -> Tensor:
-    out, lse = torch.ops.cuesta.jagged_attention(
-        q.contiguous(), k.values.contiguous(), v.values.contiguous(), q_offsets, k.offsets,
-        None if bias is None else bias.contiguous(), pairs, *band, scale, longest,
-    )  # fmt: skip
     if null is not None:
-        if null.shape != q.shape[1:2]:
-            raise ValueError(f"null must be [{q.shape[1]}], got {tuple(null.shape)}")
+        _check_null(null, q)
+    out, lse = torch.ops.cuesta.jagged_attention(
+        q, k.values, v.values, q_offsets, k.offsets, bias, pairs, *band, scale, longest
+    )
+    if null is not None:
         out = out * torch.sigmoid(lse - null)[:, :, None].to(out.dtype)
     return out
+
+
+def _check_null(null: Tensor, q: Tensor) -> None:
+    if null.shape != q.shape[1:2] or null.dtype not in FLOATS or null.device != q.device:
+        raise ValueError(
+            f"null must be [{q.shape[1]}] in float16, bfloat16, float32 or float64 on {q.device}, "
+            f"got {tuple(null.shape)} in {null.dtype} on {null.device}"
+        )
 
 
 @torch.library.custom_op("cuesta::jagged_attention", mutates_args=())
@@ -208,8 +234,10 @@ def _jagged_attention(
     before: int, after: int, aligns_last: bool, scale: float, longest: int,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     return body("jagged_attention", q).jagged_attention(
-        q, k, v, q_offsets, offsets, bias, pairs, before, after, aligns_last, scale, longest
-    )
+        q.contiguous(), k.contiguous(), v.contiguous(), q_offsets, offsets,
+        None if bias is None else bias.contiguous(), pairs,
+        before, after, aligns_last, scale, longest,
+    )  # fmt: skip
 
 
 @_jagged_attention.register_fake
@@ -232,8 +260,9 @@ def _jagged_attention_backward(
     before: int, after: int, aligns_last: bool, scale: float, longest: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     return body("jagged_attention", q).jagged_attention_backward(
-        grad.contiguous(), lse_grad.contiguous(), q, k, v, out, lse, q_offsets, offsets, bias,
-        pairs, before, after, aligns_last, scale, longest,
+        *(each.contiguous() for each in (grad, lse_grad, q, k, v, out, lse)), q_offsets, offsets,
+        None if bias is None else bias.contiguous(), pairs,
+        before, after, aligns_last, scale, longest,
     )  # fmt: skip
 
 
@@ -245,7 +274,7 @@ def _(
     before: int, after: int, aligns_last: bool, scale: float, longest: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     dbias = q.new_empty(q.shape[1], 0 if bias is None else bias.shape[1])
-    return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v), dbias
+    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape), dbias
 
 
 _Inputs = tuple[
@@ -276,12 +305,10 @@ _jagged_attention.register_autograd(_backward, setup_context=_setup)
 def _flops(
     q: Tensor, k: Tensor, v: Tensor, q_offsets: Tensor | None, offsets: Tensor,
     bias: Tensor | None, pairs: Tensor | None,
-    before: int, after: int, aligns_last: bool, *_: object, **__: object,
+    before: int, after: int, aligns_last: bool, scale: float, longest: int, **_: object,
 ) -> int:  # fmt: skip
-    """Count both matrix products over the pairs within the band, true lengths only."""
     band = Band(before, after, aligns_last)
-    num_pairs = count_pairs(q_offsets, offsets, q.shape[0], band, k.shape[0])
-    return 2 * q.shape[1] * (q.shape[2] + v.shape[2]) * num_pairs
+    return count_flops(q, k, v, q_offsets, offsets, band, longest=longest)
 
 
 @register_flop_formula(torch.ops.cuesta.jagged_attention_backward, get_raw=True)
@@ -289,9 +316,7 @@ def _flops_backward(
     grad: Tensor, lse_grad: Tensor,
     q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor,
     q_offsets: Tensor | None, offsets: Tensor, bias: Tensor | None, pairs: Tensor | None,
-    before: int, after: int, aligns_last: bool, *_: object, **__: object,
+    before: int, after: int, aligns_last: bool, scale: float, longest: int, **_: object,
 ) -> int:  # fmt: skip
-    """Count five matrix products: the scores anew, and two for each of the forward's."""
     band = Band(before, after, aligns_last)
-    num_pairs = count_pairs(q_offsets, offsets, q.shape[0], band, k.shape[0])
-    return 2 * q.shape[1] * (3 * q.shape[2] + 2 * v.shape[2]) * num_pairs
+    return count_flops(q, k, v, q_offsets, offsets, band, longest=longest, is_backward=True)

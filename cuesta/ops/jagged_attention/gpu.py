@@ -18,29 +18,31 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from cuesta.ops.attended_rows import Band, lengths_of
+from cuesta.ops.attended_rows import Band
 from cuesta.ops.attended_rows_triton import (
-    blocks_for,
+    Attended,
+    find_own,
     find_row,
-    find_tile,
+    is_spare,
     keys_met,
+    launch,
     load_keys,
     load_queries,
     load_results,
     load_values,
+    plan_of_keys,
+    plan_of_queries,
     queries_met,
-    schedule_of,
     sees,
-    shape_of,
     store_tile,
     tile_start,
-    zeros,
 )
 
 CHUNK_PROGRAMS = 1024  # at most, among which the rows are dealt when they share queries
 
 _LOG2E = tl.constexpr(math.log2(math.e))
 _LN2 = tl.constexpr(math.log(2))
+_FAR = tl.constexpr(1e29)  # a bias as large hides every score, and scaled does not overflow
 
 
 def jagged_attention(
@@ -48,21 +50,19 @@ def jagged_attention(
     bias: Tensor | None, pairs: Tensor | None,
     before: int, after: int, aligns_last: bool, scale: float, longest: int,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    num_rows, num_heads = offsets.numel() - 1, q.shape[1]
-    num_out = q.shape[0] * (num_rows if q_offsets is None else 1)
-    out = v.new_empty(num_out, num_heads, v.shape[2])
-    lse = v.new_empty(num_out, num_heads, dtype=torch.float32)
+    attended = Attended(
+        q, k, v, q_offsets, offsets, Band(before, after, aligns_last), bias, longest
+    )
+    out = v.new_empty(attended.num_out, q.shape[1], v.shape[2])
+    lse = v.new_empty(attended.num_out, q.shape[1], dtype=torch.float32)
     if out.numel():
-        queries, keys = lengths_of(q_offsets, offsets, q.shape[0])
-        blocks = blocks_for(out, num_rows, q.shape[2], is_backward=False, bias=bias)
-        schedule = schedule_of(queries, keys, num_out, blocks.own)
-        band = Band(before, after, aligns_last)
-        shape = shape_of(q, v, band, blocks.own, blocks.met, longest=longest, bias=bias)
-        _forward_kernel[(schedule.bound * num_heads,)](
-            q, k, v, q_offsets, offsets, bias, pairs, out, lse, schedule.order, schedule.starts,
-            num_rows, q.shape[0], _num_pairs(bias), before, after, scale * _LOG2E.value, longest,
-            shape, **blocks.options,
+        plan = plan_of_queries(attended, is_backward=False)
+        tensors = (q, k, v, q_offsets, offsets, bias, pairs, out, lse)
+        numbers = (
+            attended.num_rows, q.shape[0], _num_pairs(bias), before, after, scale * _LOG2E.value,
+            longest,
         )  # fmt: skip
+        launch(_forward_kernel, plan, attended, tensors, numbers)
     return out, lse
 
 
@@ -72,54 +72,42 @@ def jagged_attention_backward(
     q_offsets: Tensor | None, offsets: Tensor, bias: Tensor | None, pairs: Tensor | None,
     before: int, after: int, aligns_last: bool, scale: float, longest: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    band = Band(before, after, aligns_last)
+    attended = Attended(
+        q, k, v, q_offsets, offsets, Band(before, after, aligns_last), bias, longest
+    )
     levels = q.new_empty(2, *lse.shape[::-1], dtype=torch.float32)  # of weights, and of slopes
     dk, dv = torch.empty_like(k), torch.empty_like(v)
     dbias = q.new_zeros(q.shape[1], _num_pairs(bias))  # for pairs that none meets
     tensors = (grad, q, k, v, q_offsets, offsets, bias, pairs, levels)
     numbers = (
-        out.shape[0], offsets.numel() - 1, q.shape[0], _num_pairs(bias), before, after, scale,
+        attended.num_out, attended.num_rows, q.shape[0], _num_pairs(bias), before, after, scale,
         scale * _LOG2E.value, longest,
     )  # fmt: skip
-    dq = _query_grad(tensors, (lse_grad, out, lse, None if bias is None else dbias), numbers, band)
+    results = (lse_grad, out, lse, None if bias is None else dbias)
+    dq = _query_grad(attended, (*tensors, *results), numbers)
     if k.numel():
-        queries, keys = lengths_of(q_offsets, offsets, q.shape[0])
-        blocks = blocks_for(k, keys.numel(), v.shape[2], is_backward=True, bias=bias)
-        schedule = schedule_of(keys, queries, k.shape[0], blocks.own)
-        _key_grad_kernel[(schedule.bound * k.shape[1],)](
-            *tensors, dk, dv, schedule.order, schedule.starts, *numbers,
-            shape_of(q, v, band, blocks.met, blocks.own, longest=longest, bias=bias),
-            **blocks.options,
-        )  # fmt: skip
+        launch(_key_grad_kernel, plan_of_keys(attended), attended, (*tensors, dk, dv), numbers)
     return dq, dk, dv, dbias
 
 
 def _query_grad(
-    tensors: tuple[Tensor | None, ...], results: tuple[Tensor | None, ...],
-    numbers: tuple[int | float, ...], band: Band,
-) -> Tensor:  # fmt: skip
+    attended: Attended, tensors: tuple[Tensor | None, ...], numbers: tuple[int | float, ...]
+) -> Tensor:
     """Return the gradient of queries; write those of biases, and the levels that other kernels read."""
-    _, q, _, v, q_offsets, offsets, bias, *_ = tensors
-    _, out, *_ = results
-    num_out, num_rows, num_queries = numbers[:3]
-    if num_out * q.shape[1] == 0:
+    q = attended.q
+    if attended.num_out * q.shape[1] == 0:
         return torch.zeros_like(q)
-    blocks = blocks_for(out, num_rows, q.shape[2], is_backward=True, bias=bias)
-    shape = shape_of(q, v, band, blocks.own, blocks.met, longest=numbers[-1], bias=bias)
-    if q_offsets is not None:
+    plan = plan_of_queries(attended, is_backward=True)
+    if attended.q_offsets is not None:
         dq = torch.empty_like(q)
-        queries, keys = lengths_of(q_offsets, offsets, num_queries)
-        schedule = schedule_of(queries, keys, num_queries, blocks.own)
-        _query_grad_kernel[(schedule.bound * q.shape[1],)](
-            *tensors, *results, dq, schedule.order, schedule.starts, *numbers, shape,
-            **blocks.options,
-        )  # fmt: skip
+        launch(_query_grad_kernel, plan, attended, (*tensors, dq), numbers)
         return dq
-    num_tiles = triton.cdiv(num_queries, blocks.own) * q.shape[1]
-    chunk = triton.cdiv(num_rows, triton.cdiv(CHUNK_PROGRAMS, num_tiles))  # of rows
-    parts = q.new_empty(triton.cdiv(num_rows, chunk), *q.shape, dtype=torch.float32)
-    _shared_query_grad_kernel[(num_tiles * parts.shape[0],)](
-        *tensors, *results, parts, chunk, *numbers, shape, **blocks.options
+    num_tiles = triton.cdiv(q.shape[0], plan.shape.block_q) * q.shape[1]
+    chunk = triton.cdiv(attended.num_rows, triton.cdiv(CHUNK_PROGRAMS, num_tiles))  # of rows
+    num_parts = triton.cdiv(attended.num_rows, chunk)
+    parts = q.new_empty(num_parts, *q.shape, dtype=torch.float32)
+    _shared_query_grad_kernel[(num_tiles * num_parts,)](
+        *tensors, parts, chunk, *numbers, plan.shape, **plan.options
     )
     return parts.sum(0).to(q.dtype)
 
@@ -135,15 +123,14 @@ def _forward_kernel(
     q, k, v, q_offsets, offsets, bias, pairs, out, lse, order, starts,
     num_rows, num_queries, num_pairs, before, after, rate, longest, SHAPE: tl.constexpr,
 ):  # fmt: skip
-    head = (tl.program_id(0) % SHAPE.heads).to(tl.int64)
-    number = tl.program_id(0) // SHAPE.heads
-    if number >= tl.load(starts + num_rows):
+    if is_spare(starts, num_rows, SHAPE):
         return
-    index, tile = find_tile(order, starts, number, num_rows)
-    row = find_row(index, q_offsets, offsets, num_queries, before, after, longest, SHAPE)
+    head, index, row, first = find_own(
+        order, starts, q_offsets, offsets, num_rows, num_queries, before, after, longest,
+        SHAPE.block_q, SHAPE,
+    )  # fmt: skip
     if bias is not None:
         bias += tl.load(pairs + index) + head % SHAPE.bias_heads * num_pairs
-    first = tile * SHAPE.block_q
     i = first + tl.arange(0, SHAPE.block_q)  # [Tq]
     query = load_queries(q, row, first, head, True, SHAPE)  # [Tq, D]
     total, top, mass = _attend(query, k, v, bias, row, first, head, rate, SHAPE)
@@ -166,7 +153,7 @@ def _attend(query, k, v, bias, row, first, head, rate, SHAPE: tl.constexpr):
     """
     BLOCK_Q: tl.constexpr = SHAPE.block_q
     i = first + tl.arange(0, BLOCK_Q)  # [Tq]
-    total = zeros(BLOCK_Q, SHAPE.value_columns)  # [Tq, C]
+    total = tl.zeros([BLOCK_Q, SHAPE.value_columns], tl.float32)  # [Tq, C]
     top = tl.full([BLOCK_Q], float("-inf"), tl.float32)
     mass = tl.zeros([BLOCK_Q], tl.float32)
     met = keys_met(row, first, SHAPE)
@@ -200,10 +187,23 @@ def _attend(query, k, v, bias, row, first, head, rate, SHAPE: tl.constexpr):
 
 @triton.jit
 def _load_bias(bias, row, i, j):
-    """Return the biases of queries `i` and keys `j`, in powers of two."""
+    """Return the biases of queries `i` and keys `j`, in powers of two; finite ones stay finite."""
     place = bias + i.to(tl.int64) * row.all_keys + j
     mask = (i < row.num_queries) & (j < row.num_keys)
-    return tl.load(place, mask=mask, other=0.0).to(tl.float32) * _LOG2E
+    values = tl.load(place, mask=mask, other=0.0).to(tl.float32)
+    near = tl.clamp(values, -_FAR, _FAR)
+    return tl.where(tl.abs(values) < float("inf"), near, values) * _LOG2E
+
+
+@triton.jit
+def _weights(scores, level, bias):
+    """Return 2^(scores - level). None is above 1; but beside a bias of millions, roundings of the
+    level are.
+    """
+    powers = scores - level
+    if bias is not None:
+        powers = tl.minimum(powers, 0.0, propagate_nan=tl.PropagateNan.ALL)
+    return tl.exp2(powers)
 
 
 @triton.jit(
@@ -217,14 +217,13 @@ def _query_grad_kernel(
     num_out, num_rows, num_queries, num_pairs, before, after, scale, rate, longest,
     SHAPE: tl.constexpr,
 ):  # fmt: skip
-    head = (tl.program_id(0) % SHAPE.heads).to(tl.int64)
-    number = tl.program_id(0) // SHAPE.heads
-    if number >= tl.load(starts + num_rows):
+    if is_spare(starts, num_rows, SHAPE):
         return
-    index, tile = find_tile(order, starts, number, num_rows)
-    row = find_row(index, q_offsets, offsets, num_queries, before, after, longest, SHAPE)
-    first = tile * SHAPE.block_q
-    total = zeros(SHAPE.block_q, SHAPE.columns)  # [Tq, D]
+    head, index, row, first = find_own(
+        order, starts, q_offsets, offsets, num_rows, num_queries, before, after, longest,
+        SHAPE.block_q, SHAPE,
+    )  # fmt: skip
+    total = tl.zeros([SHAPE.block_q, SHAPE.columns], tl.float32)  # [Tq, D]
     total = _add_query_grad(
         total, grad, q, k, v, bias, pairs, levels, lse_grad, out, lse, dbias,
         index, row, first, head, num_out, num_pairs, rate, longest, SHAPE,
@@ -249,7 +248,7 @@ def _shared_query_grad_kernel(
     num_tiles = tl.cdiv(num_queries, SHAPE.block_q)
     first = tl.program_id(0) // SHAPE.heads % num_tiles * SHAPE.block_q
     part = (tl.program_id(0) // SHAPE.heads // num_tiles).to(tl.int64)
-    total = zeros(SHAPE.block_q, SHAPE.columns)  # [K, D]
+    total = tl.zeros([SHAPE.block_q, SHAPE.columns], tl.float32)  # [K, D]
     for n in range(tl.minimum(chunk, num_rows - part * chunk)):
         index = part * chunk + n
         row = find_row(index, q_offsets, offsets, num_queries, before, after, longest, SHAPE)
@@ -295,7 +294,7 @@ def _add_query_grad(
             scores = rate * tl.dot(query, tl.trans(key), input_precision="ieee")  # [Tq, T]
             if bias is not None:
                 scores += _load_bias(bias, row, i[:, None], j[None, :])
-            weights = tl.exp2(scores - level[:, None])
+            weights = _weights(scores, level[:, None], bias)
             moved = tl.dot(slope, tl.trans(value), input_precision="ieee")
             if SHAPE.is_cut:
                 moved *= 1.0 / longest
@@ -325,15 +324,14 @@ def _key_grad_kernel(
     num_out, num_rows, num_queries, num_pairs, before, after, scale, rate, longest,
     SHAPE: tl.constexpr,
 ):  # fmt: skip
-    head = (tl.program_id(0) % SHAPE.heads).to(tl.int64)
-    number = tl.program_id(0) // SHAPE.heads
-    if number >= tl.load(starts + num_rows):
+    if is_spare(starts, num_rows, SHAPE):
         return
-    index, tile = find_tile(order, starts, number, num_rows)
-    row = find_row(index, q_offsets, offsets, num_queries, before, after, longest, SHAPE)
+    head, index, row, first = find_own(
+        order, starts, q_offsets, offsets, num_rows, num_queries, before, after, longest,
+        SHAPE.block_k, SHAPE,
+    )  # fmt: skip
     if bias is not None:
         bias += tl.load(pairs + index) + head % SHAPE.bias_heads * num_pairs
-    first = tile * SHAPE.block_k
     key_slope, value_slope = _key_grad(
         grad, q, k, v, bias, levels, row, first, head, num_out, rate, longest, SHAPE
     )
@@ -358,8 +356,8 @@ def _key_grad(
     j = first + tl.arange(0, SHAPE.block_k)  # [T]
     key = load_keys(k, row, first, head, True, SHAPE)  # [T, D]
     value = load_values(v, row, first, head, True, SHAPE)  # [T, C]
-    key_slope = zeros(SHAPE.block_k, SHAPE.columns)  # [T, D]
-    value_slope = zeros(SHAPE.block_k, SHAPE.value_columns)  # [T, C]
+    key_slope = tl.zeros([SHAPE.block_k, SHAPE.columns], tl.float32)  # [T, D]
+    value_slope = tl.zeros([SHAPE.block_k, SHAPE.value_columns], tl.float32)  # [T, C]
     levels += head * num_out + row.out_begin
     deltas = levels + tl.cast(num_out, tl.int64) * SHAPE.heads
     met = queries_met(row, first, SHAPE)
@@ -374,7 +372,7 @@ def _key_grad(
             scores = rate * tl.dot(key, tl.trans(query), input_precision="ieee")  # [T, Tq]
             if bias is not None:
                 scores += _load_bias(bias, row, i[None, :], j[:, None])
-            weights = tl.exp2(scores - level[None, :])
+            weights = _weights(scores, level[None, :], bias)
             moved = tl.dot(value, tl.trans(slope), input_precision="ieee")
             if SHAPE.is_cut:
                 moved *= 1.0 / longest

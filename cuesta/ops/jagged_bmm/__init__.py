@@ -69,8 +69,8 @@ def jagged_jagged_bmm(x: Ragged, y: Ragged) -> Float[Tensor, "B D K"]:
 
     x holds [T, D] and y [T, K] values in the same rows and one floating dtype, which the result
     has; sums are float32 or wider, in the order of the row. Differentiable in both. Raises
-    `ValueError` where shapes, rows, dtypes or devices do not go together. Source: the paper,
-    section 2.
+    `ValueError` where shapes, rows, dtypes or devices do not go together; on a GPU, x and y of as
+    many rows and values are taken to have the same rows. Source: the paper, section 2.
 
     >>> x = Ragged.from_lengths(torch.tensor([[1.0], [2.0], [3.0]]), [2, 1])
     >>> jagged_jagged_bmm(x, x).tolist()
@@ -95,8 +95,9 @@ def jagged_jagged_bmm_jagged_out(x: Ragged, y: Ragged, *, num_scores: int | None
     x and y hold [T, D] values in the same rows and one floating dtype; row b of the result has
     l * l of the same dtype, l being the length of row b. Sums are float32 or wider. `num_scores`,
     the sum of all l * l, saves a GPU from waiting where the caller knows it. Differentiable in
-    both. Raises `ValueError` where shapes, rows, dtypes or devices do not go together. Source: the
-    paper, section 2.
+    both. Raises `ValueError` where shapes, rows, dtypes or devices do not go together; on a GPU, x
+    and y of as many rows and values are taken to have the same rows, and `num_scores` to be right.
+    Source: the paper, section 2.
 
     >>> x = Ragged.from_lengths(torch.tensor([[1.0], [2.0], [3.0]]), [2, 1])
     >>> jagged_jagged_bmm_jagged_out(x, x).values.tolist()
@@ -124,8 +125,8 @@ def array_jagged_bmm_jagged_out(scores: Ragged, x: Ragged) -> Ragged:
 
     scores holds flat squares, l * l values in a row, and x [T, D] values in rows of l; the result
     is as x. Of one floating dtype; sums are float32 or wider. Differentiable in both. Raises
-    `ValueError` where shapes, rows, dtypes or devices do not go together. Source: the paper,
-    section 2.
+    `ValueError` where shapes, rows, dtypes or devices do not go together; on a GPU, scores of as
+    many rows as x are taken to be the squares of those. Source: the paper, section 2.
 
     >>> x = Ragged.from_lengths(torch.tensor([[1.0], [2.0], [3.0]]), [2, 1])
     >>> scores = Ragged.from_lengths(torch.tensor([0.0, 1.0, 1.0, 1.0, 2.0]), [4, 1])

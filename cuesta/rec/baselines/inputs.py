@@ -117,6 +117,11 @@ class Inputs(nn.Module):
                 raise UserError(
                     f"model.inputs names feature {name!r}; the schema has {', '.join(names)}"
                 )
+        if config.pooling != "jagged" and (config.num_layers, config.window) != (1, None):
+            raise UserError(
+                f"model.inputs has num_layers {config.num_layers} and window {config.window}, "
+                f"which only pooling 'jagged' reads; pooling is {config.pooling!r}"
+            )
         skipped = {*config.left_out, *(config.history if config.pooling == "none" else ())}
         self.attended = config.history if config.pooling in ("attention", "jagged") else ()
         used = [feature for feature in schema.features if feature.name not in skipped]
