@@ -25,6 +25,7 @@ BENCHES: dict[str, str] = {
     "jagged_attention": "softmax attention on ragged rows, against padded, nested and looped SDPA",
     "gdpa": "generalised dot-product attention on ragged rows, against padded and looped products",
     "jagged_training": "training steps with ragged histories, against the same model padded",
+    "jagged_quality": "test AUC of encoded histories, against mean-pooled ones",
     "reconstruct": "photos to a posed scene, against bare calls of pycolmap with the same settings",
     "worlds": "pictures of generated worlds, and their rays against Embree's",
     "reader": "batches out of a Parquet log, against pyarrow reading the same columns",
