@@ -111,18 +111,19 @@ def attend(rows, scratch, row, head, first, span, out, lse, thread):
     """Compute the outputs and log-sum-exps of queries first .. first + span - 1 of a row and head."""
     queries_at, out_at, keys_at, num_queries, num_keys, shift = _geometry(rows, row)
     heads, width, value_width = rows.num_heads, rows.width, rows.value_width
-    q_row, v_row = heads * width, heads * value_width
+    out_row = heads * value_width
     scores, weights, sums = scratch.scores[thread], scratch.weights[thread], scratch.sums[thread]
     largest, totals = scratch.largest[thread], scratch.totals[thread]
     decays = scratch.decays[thread]
-    keys_begin, values_begin = keys_at * q_row + head * width, keys_at * v_row + head * value_width
+    keys_begin = keys_at * rows.k_row + head * width
+    values_begin = keys_at * rows.v_row + head * value_width
     end, room = min(first + span, num_queries), scratch.largest.shape[1]
     is_read_often, is_odd = end - first > room, value_width % WIDTH != 0
     keys, keys_0, keys_row, keys_step = left(
-        rows.k, keys_begin, q_row, num_keys, width, scratch.keys[thread], is_read_often
+        rows.k, keys_begin, rows.k_row, num_keys, width, scratch.keys[thread], is_read_often
     )
     value_rows = summed(
-        rows.v, values_begin, v_row, num_keys, value_width, scratch.values[thread],
+        rows.v, values_begin, rows.v_row, num_keys, value_width, scratch.values[thread],
         scratch.summed[thread], scratch.pairs[thread], is_read_often or is_odd,
     )  # fmt: skip
     is_softmax, is_meta = rows.activation == SOFTMAX, rows.longest > 0
@@ -130,9 +131,9 @@ def attend(rows, scratch, row, head, first, span, out, lse, thread):
     for i in range(first, end, block_size):
         count = min(block_size, end - i)
         columns = (count + WIDTH - 1) // WIDTH * WIDTH
-        begin = (queries_at + i) * q_row + head * width
+        begin = (queries_at + i) * rows.q_row + head * width
         q, q_0, q_stride = right_turned(
-            rows.q, begin, q_row, count, width, scratch.q[thread], columns
+            rows.q, begin, rows.q_row, count, width, scratch.q[thread], columns
         )
         for n in range(columns):
             largest[n], totals[n] = -_FAR, 0
@@ -160,8 +161,8 @@ def attend(rows, scratch, row, head, first, span, out, lse, thread):
         if adds == 0:
             clear(sums, 0, sums.size)
         _finish(rows, largest, totals, count)
-        begin = (out_at + i) * v_row + head * value_width
-        put_sums(weights, sums, totals, count, columns, value_width, out, begin, v_row)
+        begin = (out_at + i) * out_row + head * value_width
+        put_sums(weights, sums, totals, count, columns, value_width, out, begin, out_row)
         if is_softmax:
             for n in range(count):
                 lse[(out_at + i + n) * heads + head] = largest[n]
@@ -201,16 +202,19 @@ def attend_backward(rows, scratch, row, head, chunk, given, thread):
     """Compute the gradients of a row and head; those of shared queries are added to `shared_dq`."""
     queries_at, out_at, keys_at, num_queries, num_keys, shift = _geometry(rows, row)
     heads, width, value_width = rows.num_heads, rows.width, rows.value_width
-    q_row, v_row = heads * width, heads * value_width
+    grad_row = heads * width
     padded, value_padded = (width + 15) // 16 * 16, (value_width + 15) // 16 * 16
     sums, factors = scratch.sums[thread], scratch.totals[thread]
     slopes = scratch.slopes[thread]
     keys_grad, values_grad = scratch.keys_grad[thread], scratch.values_grad[thread]
-    keys_begin, values_begin = keys_at * q_row + head * width, keys_at * v_row + head * value_width
-    keys = left(rows.k, keys_begin, q_row, num_keys, width, scratch.keys[thread], True)
-    values = left(rows.v, values_begin, v_row, num_keys, value_width, scratch.values[thread], True)
+    keys_begin = keys_at * rows.k_row + head * width
+    values_begin = keys_at * rows.v_row + head * value_width
+    keys = left(rows.k, keys_begin, rows.k_row, num_keys, width, scratch.keys[thread], True)
+    values = left(
+        rows.v, values_begin, rows.v_row, num_keys, value_width, scratch.values[thread], True
+    )
     key_rows = summed_again(
-        keys, rows.k, keys_begin, q_row, num_keys, width,
+        keys, rows.k, keys_begin, rows.k_row, num_keys, width,
         scratch.summed[thread], scratch.pairs[thread],
     )  # fmt: skip
     clear(keys_grad, 0, num_keys * padded)
@@ -225,21 +229,22 @@ def attend_backward(rows, scratch, row, head, chunk, given, thread):
         )  # fmt: skip
         for n in range(columns):
             factors[n] = rows.scale
-        begin = (queries_at + i) * q_row + head * width
+        begin = (queries_at + i) * grad_row + head * width
         if chunk < 0:
-            put_sums(slopes, sums, factors, count, columns, width, given.dq, begin, q_row)
+            put_sums(slopes, sums, factors, count, columns, width, given.dq, begin, grad_row)
         else:
             moved = scratch.moved[thread]
             put_sums(slopes, sums, factors, count, columns, width, moved, 0, width)
-            begin += chunk * rows.num_queries * q_row
-            _add_rows(moved, count, width, given.shared_dq, begin, q_row)
-    _write_scaled(keys_grad, num_keys, width, padded, rows.scale, given.dk, keys_begin, q_row)
+            begin += chunk * rows.num_queries * grad_row
+            _add_rows(moved, count, width, given.shared_dq, begin, grad_row)
+    begin = keys_at * grad_row + head * width
+    _write_scaled(keys_grad, num_keys, width, padded, rows.scale, given.dk, begin, grad_row)
     value_scale = rows.scale
     if rows.activation == SOFTMAX:
         value_scale = _ONE / np.float32(max(rows.longest, 1))
     _write_scaled(
         values_grad, num_keys, value_width, value_padded, value_scale,
-        given.dv, values_begin, v_row,
+        given.dv, keys_at * heads * value_width + head * value_width, heads * value_width,
     )  # fmt: skip
 
 
@@ -251,20 +256,20 @@ def _steepen_keys(
     """Sum the slopes of a block of queries, and add what it gives to the gradients of its keys."""
     keys, values, key_rows = factors
     heads, width, value_width = rows.num_heads, rows.width, rows.value_width
-    q_row, v_row = heads * width, heads * value_width
+    out_row = heads * value_width
     padded, value_padded = (width + 15) // 16 * 16, (value_width + 15) // 16 * 16
     scores, moved, sums = scratch.scores[thread], scratch.moved[thread], scratch.sums[thread]
     lse, delta = scratch.largest[thread], scratch.totals[thread]
     out = Slopes(scratch.left_weights[thread], scratch.left_slopes[thread], scratch.slopes[thread])
-    begin = (queries_at + first) * q_row + head * width
-    grad_begin = (out_at + first) * v_row + head * value_width
-    q = right_turned(rows.q, begin, q_row, count, width, scratch.q[thread], columns)
+    begin = (queries_at + first) * rows.q_row + head * width
+    grad_begin = (out_at + first) * out_row + head * value_width
+    q = right_turned(rows.q, begin, rows.q_row, count, width, scratch.q[thread], columns)
     g = right_turned(
-        given.grad, grad_begin, v_row, count, value_width, scratch.grad[thread], columns
+        given.grad, grad_begin, out_row, count, value_width, scratch.grad[thread], columns
     )
-    q_rows = right_rows(rows.q, begin, q_row, count, width, scratch.q_rows[thread])
+    q_rows = right_rows(rows.q, begin, rows.q_row, count, width, scratch.q_rows[thread])
     g_rows = right_rows(
-        given.grad, grad_begin, v_row, count, value_width, scratch.grad_rows[thread]
+        given.grad, grad_begin, out_row, count, value_width, scratch.grad_rows[thread]
     )
     is_softmax = rows.activation == SOFTMAX
     _take_statistics(rows, given, out_at + first, head, count, columns, lse, delta)

@@ -54,6 +54,9 @@ class Rows(NamedTuple):
     bias_heads: int
     num_queries: int
     num_heads: int
+    q_row: int  # elements from a token to the next
+    k_row: int
+    v_row: int
     width: int
     value_width: int
     before: int
@@ -112,10 +115,11 @@ def rows_of(
     bias: Tensor | None, pairs: Tensor | None,
     before: int, after: int, aligns_last: bool, scale: float, longest: int, activation: int,
 ) -> Rows:  # fmt: skip
-    """Return the arrays of these tensors."""
+    """Return the arrays of these tensors; q, k and v may be columns of wider ones."""
+    q, k, v = (_by_token(each) for each in (q, k, v))
     nothing = np.zeros(0, np.int64)
     return Rows(
-        *(view(each).reshape(-1) for each in (q, k, v)),
+        *(_flat(each) for each in (q, k, v)),
         nothing if q_offsets is None else view(q_offsets),
         view(offsets),
         view(q.new_empty(0) if bias is None else bias).reshape(-1),
@@ -123,6 +127,9 @@ def rows_of(
         0 if bias is None else bias.shape[0],
         q.shape[0],
         q.shape[1],
+        q.stride(0),
+        k.stride(0),
+        v.stride(0),
         q.shape[2],
         v.shape[2],
         before,
@@ -132,6 +139,23 @@ def rows_of(
         longest,
         activation,
     )
+
+
+def _by_token(tensor: Tensor) -> Tensor:
+    """Return the tensor, copied unless each token's numbers lie side by side and the tokens an even
+    number of elements apart, as tiles want it.
+    """
+    _, heads, width = tensor.shape
+    row, head, one = tensor.stride()
+    is_readable = one == 1 and head == width and row >= heads * width and row % 2 == 0
+    return tensor if is_readable else tensor.contiguous()
+
+
+def _flat(tensor: Tensor) -> np.ndarray:
+    """Return all that lies between the first number of a tensor and its last."""
+    tokens, heads, width = tensor.shape
+    size = (tokens - 1) * tensor.stride(0) + heads * width if tensor.numel() else 0
+    return view(tensor.as_strided((size,), (1,)))
 
 
 def uses_tiles(q: Tensor, v: Tensor) -> bool:
@@ -290,14 +314,14 @@ def _ask_ahead(rows, row, head, out):
     A row's tokens lie side by side, where each head's numbers are apart: this is how the processor
     reads memory fastest.
     """
-    key_row, value_row = rows.num_heads * rows.width, rows.num_heads * rows.value_width
     first, last = _share(rows.offsets, row, head, rows.num_heads)
-    _ask_for(rows.k, first * key_row, last * key_row)
-    _ask_for(rows.v, first * value_row, last * value_row)
+    _ask_for(rows.k, first * rows.k_row, last * rows.k_row)
+    _ask_for(rows.v, first * rows.v_row, last * rows.v_row)
     if rows.q_offsets.size > 0:
         first, last = _share(rows.q_offsets, row, head, rows.num_heads)
-        _ask_for(rows.q, first * key_row, last * key_row)
-        for place in range(first * value_row, last * value_row, _LINE // out.itemsize):
+        _ask_for(rows.q, first * rows.q_row, last * rows.q_row)
+        out_row = rows.num_heads * rows.value_width
+        for place in range(first * out_row, last * out_row, _LINE // out.itemsize):
             prefetch_to_write(out, place)
 
 

@@ -9,6 +9,9 @@ shares torch's OpenMP runtime, hence never fork once this module is imported.
 
 from __future__ import annotations
 
+import ctypes
+import platform
+
 import numba
 import numpy as np
 import torch
@@ -26,11 +29,12 @@ _torch_threads = torch.get_num_threads()
 numba.set_num_threads(1)
 torch.set_num_threads(_torch_threads)
 
-# glibc hands freed memory back to the system, and a batch's outputs and scratch then fault in page
-# by page, which costs
-# more than the kernels. Freeing one block of nearly 32 MB raises that threshold for good, see
-# mallopt(3).
-np.empty((32 << 20) - (8 << 10), np.uint8)
+# glibc hands freed memory back to the system, from 32 MB on at once, and a batch's outputs and scratch
+# then fault in page by page, which costs more than the kernels. It keeps a gigabyte now; mallopt(3).
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _KEPT = -1, -3, 1 << 30
+if platform.libc_ver()[0] == "glibc":
+    for _limit in (_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD):
+        ctypes.CDLL(None).mallopt(_limit, _KEPT)
 
 kernel = numba.njit(parallel=True, cache=True, nogil=True, fastmath=FLAGS, error_model="numpy")
 

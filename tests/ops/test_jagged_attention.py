@@ -305,12 +305,16 @@ def test_the_number_of_threads_changes_no_bit(dtype: torch.dtype) -> None:
             assert all(torch.equal(a, b) for a, b in zip(other, alone, strict=True))
 
 
-def test_strided_heads_are_read_as_they_are() -> None:
-    lengths = [5, 9]
-    joint = random(14, 3, 2, 16)
-    q, k, v = joint.unbind(1)
-    run = attend(lengths, lengths)
-    assert torch.equal(run(q, k, v), run(*(each.contiguous() for each in (q, k, v))))
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("axis", [0, 1, 2, 3])
+@pytest.mark.usefixtures("engine")
+def test_parts_of_a_joint_projection_are_as_good_as_copies(axis: int, dtype: torch.dtype) -> None:
+    lengths = [5, 0, 9, 40]
+    parts = random(54, 2, 16, 3, dtype=dtype).movedim(-1, axis).contiguous().unbind(axis)
+    run = with_gradients(attend(lengths, lengths), [0, 1, 2])
+    copies = [each.contiguous() for each in parts]
+    for ours, expected in zip(run(*parts), run(*copies), strict=True):
+        assert torch.equal(ours, expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

@@ -64,9 +64,8 @@ def _gdpa(
     activation: int, before: int, after: int, aligns_last: bool, scale: float,
 ) -> Tensor:  # fmt: skip
     return body("gdpa", q).gdpa(
-        q.contiguous(), k.contiguous(), v.contiguous(), q_offsets, offsets,
-        activation, before, after, aligns_last, scale,
-    )  # fmt: skip
+        q, k, v, q_offsets, offsets, activation, before, after, aligns_last, scale
+    )
 
 
 @_gdpa.register_fake
@@ -80,7 +79,7 @@ def _gdpa_backward(
     activation: int, before: int, after: int, aligns_last: bool, scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     return body("gdpa", q).gdpa_backward(
-        *(each.contiguous() for each in (grad, q, k, v)), q_offsets, offsets,
+        grad.contiguous(), q, k, v, q_offsets, offsets,
         activation, before, after, aligns_last, scale,
     )  # fmt: skip
 

@@ -23,7 +23,7 @@ def gdpa_backward(
     activation: int, before: int, after: int, aligns_last: bool, scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     rows = _rows(q, k, v, q_offsets, offsets, before, after, aligns_last, scale, activation)
-    dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+    dq, dk, dv = (each.new_empty(each.shape) for each in (q, k, v))
     none = _nothing()
     backward(rows, grad, none, none, dq, none, dk, dv, q.new_empty(0), tiles=uses_tiles(q, v))
     return dq, dk, dv

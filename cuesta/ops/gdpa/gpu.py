@@ -44,6 +44,7 @@ def gdpa(
     q: Tensor, k: Tensor, v: Tensor, q_offsets: Tensor, offsets: Tensor,
     activation: int, before: int, after: int, aligns_last: bool, scale: float,
 ) -> Tensor:  # fmt: skip
+    q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
     attended = Attended(q, k, v, q_offsets, offsets, Band(before, after, aligns_last))
     out = v.new_empty(q.shape[0], q.shape[1], v.shape[2])
     numbers = (attended.num_rows, before, after, scale, FORMULAS[activation])
@@ -57,6 +58,7 @@ def gdpa_backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, q_offsets: Tensor, offsets: Tensor,
     activation: int, before: int, after: int, aligns_last: bool, scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
     attended = Attended(q, k, v, q_offsets, offsets, Band(before, after, aligns_last))
     dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
     tensors = (grad, q, k, v, q_offsets, offsets)

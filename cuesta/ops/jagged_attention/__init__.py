@@ -234,8 +234,7 @@ def _jagged_attention(
     before: int, after: int, aligns_last: bool, scale: float, longest: int,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     return body("jagged_attention", q).jagged_attention(
-        q.contiguous(), k.contiguous(), v.contiguous(), q_offsets, offsets,
-        None if bias is None else bias.contiguous(), pairs,
+        q, k, v, q_offsets, offsets, None if bias is None else bias.contiguous(), pairs,
         before, after, aligns_last, scale, longest,
     )  # fmt: skip
 
@@ -260,8 +259,8 @@ def _jagged_attention_backward(
     before: int, after: int, aligns_last: bool, scale: float, longest: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     return body("jagged_attention", q).jagged_attention_backward(
-        *(each.contiguous() for each in (grad, lse_grad, q, k, v, out, lse)), q_offsets, offsets,
-        None if bias is None else bias.contiguous(), pairs,
+        grad.contiguous(), lse_grad.contiguous(), q, k, v, out.contiguous(), lse.contiguous(),
+        q_offsets, offsets, None if bias is None else bias.contiguous(), pairs,
         before, after, aligns_last, scale, longest,
     )  # fmt: skip
 

@@ -45,7 +45,7 @@ def jagged_attention_backward(
     dbias = q.new_zeros(shape)
     num_chunks = NUM_CHUNKS if q_offsets is None else 0
     shared_dq = q.new_zeros((num_chunks, *q.shape), dtype=torch.float32)
-    dq, dk, dv = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+    dq, dk, dv = (each.new_empty(each.shape) for each in (q, k, v))
     if longest:
         dq, dk, dv = dq.zero_(), dk.zero_(), dv.zero_()
     tiles = uses_tiles(q, v)

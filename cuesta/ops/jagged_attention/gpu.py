@@ -50,6 +50,7 @@ def jagged_attention(
     bias: Tensor | None, pairs: Tensor | None,
     before: int, after: int, aligns_last: bool, scale: float, longest: int,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
+    q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
     attended = Attended(
         q, k, v, q_offsets, offsets, Band(before, after, aligns_last), bias, longest
     )
@@ -72,6 +73,7 @@ def jagged_attention_backward(
     q_offsets: Tensor | None, offsets: Tensor, bias: Tensor | None, pairs: Tensor | None,
     before: int, after: int, aligns_last: bool, scale: float, longest: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
     attended = Attended(
         q, k, v, q_offsets, offsets, Band(before, after, aligns_last), bias, longest
     )
