@@ -18,7 +18,6 @@ from cuesta.cli.bench.harness import OURS, Findings, Settings, progress, sample_
 from cuesta.cli.recipes import recipe_named
 from cuesta.engine.loop import train
 from cuesta.engine.recipe import Recipe
-from cuesta.rec.baselines.model import DCNv2Config, DLRMConfig
 from cuesta.rec.baselines.task import RankingTaskConfig
 
 BENCH = "jagged_quality"
@@ -52,9 +51,8 @@ def measure(settings: Settings) -> Findings:
 def mean_pooled(recipe: Recipe) -> Recipe:
     """Return the recipe with histories pooled by their mean instead."""
     task = cast(RankingTaskConfig, recipe.task)
-    model = cast(DCNv2Config | DLRMConfig, task.model)
-    inputs = replace(model.inputs, pooling="mean", num_layers=1, window=None)
-    return replace(recipe, task=replace(task, model=replace(model, inputs=inputs)))
+    inputs = replace(task.model.inputs, pooling="mean", num_layers=1, window=None)
+    return replace(recipe, task=replace(task, model=replace(task.model, inputs=inputs)))
 
 
 def verdict(aucs: dict[str, list[float]]) -> str:
