@@ -39,7 +39,7 @@ class Packet(NamedTuple):
     """Hold 16 rays and a thread's stack. A lane whose `best` is negative takes no part."""
 
     rays: NDArray[np.float64]  # [6, 16]: origins x, y, z, directions x, y, z
-    loose: NDArray[np.float32]  # [7, 16]: origins, inverse directions, how far
+    loose: NDArray[np.float32]  # [7, 16]: origins over directions, 1 over directions, how far
     best: NDArray[np.float64]  # [16]: in, how far to look; out, the distance, or -1 where blocked
     slots: NDArray[np.int64]  # [16]: what was met; -1 nothing; of moving primitives -2 - slot
     stack: NDArray[np.int32]  # twice the node, and which child
@@ -66,8 +66,8 @@ def put(packet, lane, ox, oy, oz, dx, dy, dz, reach):
     rays[3, lane], rays[4, lane], rays[5, lane] = dx, dy, dz
     for axis in range(3):
         d = rays[3 + axis, lane]
-        loose[axis, lane] = rays[axis, lane]
-        loose[3 + axis, lane] = 1 / d if abs(d) > TINY else 1 / TINY
+        inverse = 1 / d if abs(d) > TINY else 1 / TINY
+        loose[axis, lane], loose[3 + axis, lane] = rays[axis, lane] * inverse, inverse
     packet.best[lane], packet.slots[lane] = reach, -1
 
 
@@ -114,9 +114,9 @@ def count_entries(bounds, node, side, loose):
     hx, hy, hz = bounds[node, side + 3], bounds[node, side + 4], bounds[node, side + 5]
     count, total = np.int32(0), np.float32(0)
     for i in range(LANES):
-        ax, bx = (lx - loose[0, i]) * loose[3, i], (hx - loose[0, i]) * loose[3, i]
-        ay, by = (ly - loose[1, i]) * loose[4, i], (hy - loose[1, i]) * loose[4, i]
-        az, bz = (lz - loose[2, i]) * loose[5, i], (hz - loose[2, i]) * loose[5, i]
+        ax, bx = lx * loose[3, i] - loose[0, i], hx * loose[3, i] - loose[0, i]
+        ay, by = ly * loose[4, i] - loose[1, i], hy * loose[4, i] - loose[1, i]
+        az, bz = lz * loose[5, i] - loose[2, i], hz * loose[5, i] - loose[2, i]
         near = max(max(min(ax, bx), min(ay, by)), max(min(az, bz), np.float32(0)))
         far = min(min(max(ax, bx), max(ay, by)), min(max(az, bz), loose[6, i]))
         is_met = near <= far * LOOSE
