@@ -8,16 +8,15 @@ within a few units of the last place.
 
 from __future__ import annotations
 
-import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from cuesta.ops.lanes import WIDTH, declared, lanes, spread
+from cuesta.ops.lanes import WIDTH, declared, has_feature, lanes, spread
 from cuesta.ops.numba_decorators import inlined
 
-_HAS_AVX512 = bool(llvm.get_host_cpu_features().get("avx512f"))
+_HAS_AVX512 = has_feature("avx512f")
 _FLOATS = ir.VectorType(ir.FloatType(), WIDTH)
 _INTS = ir.VectorType(ir.IntType(32), WIDTH)
 _POWER = (

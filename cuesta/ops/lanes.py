@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import operator
 
+import llvmlite.binding as llvm
+import numba
 from llvmlite import ir
 from numba import types
 from numba.core.datamodel import models
@@ -26,6 +28,14 @@ _SUFFIXES = {
     types.uint32: "v16i32",
 }
 _BYTE_POINTER = ir.IntType(8).as_pointer()
+
+
+_FEATURES = numba.config.CPU_FEATURES or llvm.get_host_cpu_features().flatten()
+
+
+def has_feature(name: str) -> bool:
+    """Return whether the processor that Numba compiles for has a feature, as LLVM names it."""
+    return f"+{name}" in _FEATURES.split(",")
 
 
 class LanesType(types.Type):

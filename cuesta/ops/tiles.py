@@ -13,7 +13,6 @@ import ctypes
 import functools
 import platform
 
-import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
 from numba import types
@@ -25,14 +24,14 @@ from cuesta.ops.lanes import (
     array_pointer,
     declared,
     every_lane,
+    has_feature,
     lanes_at,
     put_lanes,
     stays_a_call,
 )
 from cuesta.ops.numba_decorators import FLAGS, inner
 
-_FEATURES = llvm.get_host_cpu_features()
-_HAS_AVX512 = bool(_FEATURES.get("avx512f"))
+_HAS_AVX512 = has_feature("avx512f")
 # Lanes and rows of a tile: what 32 registers of 16 floats hold, or 16 of 8.
 _VECTORS = 4 if _HAS_AVX512 else 1
 _WIDE_ROWS, _ROWS = (6, 8) if _HAS_AVX512 else (6, 6)
@@ -44,7 +43,7 @@ _ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA = 158, 0x1023, 18  # Linux on x86-6
 @functools.cache
 def has_amx() -> bool:
     """Return whether this process may multiply bfloat16 tiles; asks Linux for it the first time."""
-    if not (_FEATURES.get("amx-tile") and _FEATURES.get("amx-bf16") and _HAS_AVX512):
+    if not (has_feature("amx-tile") and has_feature("amx-bf16") and _HAS_AVX512):
         return False
     if platform.system() != "Linux":
         return False
