@@ -7,6 +7,7 @@ import dataclasses
 import errno
 import os
 import signal
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -99,6 +100,14 @@ def test_patience_ends_the_run_once_nothing_gets_better(tmp_path: Path) -> None:
     assert again.step == result.step, "a run that patience ended stays ended"
 
 
+def send_and_wait(number: signal.Signals) -> None:
+    """Send this process a signal and return once its handler was called: Python does so when it likes."""
+    handler = signal.getsignal(number)
+    signal.raise_signal(number)
+    while signal.getsignal(number) is handler:
+        time.sleep(0.001)
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_saves_and_stops_and_gives_the_handlers_back(
     tmp_path: Path, number: signal.Signals, status: int
@@ -108,7 +117,7 @@ def test_a_signal_saves_and_stops_and_gives_the_handlers_back(
 
     def stop_at_5(progress: Progress) -> None:
         if progress.step == 5:
-            signal.raise_signal(number)
+            send_and_wait(number)
 
     with pytest.raises(TrainingStopped, match=f"{number.name}: saved .* at step 5; ") as stopped:
         train(small_recipe(), tmp_path / "run", on_progress=stop_at_5)
@@ -120,8 +129,9 @@ def test_a_signal_saves_and_stops_and_gives_the_handlers_back(
 
 def test_a_second_ctrl_c_interrupts_at_once(tmp_path: Path) -> None:
     def stop_twice(_progress: Progress) -> None:
+        send_and_wait(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGINT)
+        time.sleep(60)
 
     with pytest.raises(KeyboardInterrupt):
         train(small_recipe(), tmp_path / "run", on_progress=stop_twice)
