@@ -133,8 +133,12 @@ def test_a_second_ctrl_c_interrupts_at_once(tmp_path: Path) -> None:
         signal.raise_signal(signal.SIGINT)
         time.sleep(60)
 
-    with pytest.raises(KeyboardInterrupt):
-        train(small_recipe(), tmp_path / "run", on_progress=stop_twice)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train(small_recipe(), tmp_path / "run", on_progress=stop_twice)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_loss_that_is_not_finite_stops_with_step_and_batch(tmp_path: Path) -> None:
