@@ -7,6 +7,7 @@ queries see the padding of their row too: a different answer, at the full speed 
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 
 import torch
@@ -183,7 +184,7 @@ def _blocks_of_rows(row: Tensor, size: int = 128) -> BlockMask:
 
 def fbgemm_padded(inputs: Inputs) -> Work:
     """Attend as `copied_sdpa` with FBGEMM's copies."""
-    import fbgemm_gpu  # noqa: F401, registers the ops
+    importlib.import_module("fbgemm_gpu")  # registers the ops
 
     leaves, offsets = packed_leaves(inputs), inputs.q.offsets
     count, num_heads, dim = leaves[0].shape
@@ -204,7 +205,7 @@ def fbgemm_padded(inputs: Inputs) -> Work:
 
 def fbgemm_jagged(inputs: Inputs) -> Work:
     """Attend with FBGEMM's jagged flash attention, head by head; on a CPU it keeps the scores."""
-    import fbgemm_gpu.sll  # noqa: F401, registers the ops
+    importlib.import_module("fbgemm_gpu.sll")  # registers the ops
 
     leaves, offsets, longest = packed_leaves(inputs), inputs.q.offsets, inputs.longest
     scale = leaves[0].shape[2] ** -0.5

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 from jaxtyping import Int64, Shaped
 from torch import Tensor
@@ -79,33 +81,42 @@ def _unpad(padded: Tensor, offsets: Tensor, num_values: int) -> Tensor:
 
 
 @_pad.register_fake
-def _(values, offsets, longest, padding):  # type: ignore[no-untyped-def]
+def _(values: Tensor, offsets: Tensor, longest: int, padding: float) -> Tensor:
     return values.new_empty(offsets.numel() - 1, longest, values.shape[1])
 
 
 @_unpad.register_fake
-def _(padded, offsets, num_values):  # type: ignore[no-untyped-def]
+def _(padded: Tensor, offsets: Tensor, num_values: int) -> Tensor:
     return padded.new_empty(num_values, padded.shape[2])
 
 
-def _save_pad(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-    ctx.num_values = inputs[0].shape[0]
+class _Context(Protocol):
+    """What autograd keeps of a call: the offsets, and a size of its input."""
+
+    saved_tensors: tuple[Tensor]
+    size: int
+
+    def save_for_backward(self, *tensors: Tensor) -> None: ...
+
+
+def _save_pad(ctx: _Context, inputs: tuple[Tensor, Tensor, int, float], output: Tensor) -> None:
+    ctx.size = inputs[0].shape[0]
     ctx.save_for_backward(inputs[1])
 
 
-def _backward_pad(ctx, grad):  # type: ignore[no-untyped-def]
+def _backward_pad(ctx: _Context, grad: Tensor) -> tuple[Tensor, None, None, None]:
     (offsets,) = ctx.saved_tensors
-    return torch.ops.cuesta.unpad(grad.contiguous(), offsets, ctx.num_values), None, None, None
+    return torch.ops.cuesta.unpad(grad.contiguous(), offsets, ctx.size), None, None, None
 
 
-def _save_unpad(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
-    ctx.longest = inputs[0].shape[1]
+def _save_unpad(ctx: _Context, inputs: tuple[Tensor, Tensor, int], output: Tensor) -> None:
+    ctx.size = inputs[0].shape[1]
     ctx.save_for_backward(inputs[1])
 
 
-def _backward_unpad(ctx, grad):  # type: ignore[no-untyped-def]
+def _backward_unpad(ctx: _Context, grad: Tensor) -> tuple[Tensor, None, None]:
     (offsets,) = ctx.saved_tensors
-    return torch.ops.cuesta.pad(grad.contiguous(), offsets, ctx.longest, 0.0), None, None
+    return torch.ops.cuesta.pad(grad.contiguous(), offsets, ctx.size, 0.0), None, None
 
 
 _pad.register_autograd(_backward_pad, setup_context=_save_pad)

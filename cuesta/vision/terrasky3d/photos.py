@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, final
+from typing import NamedTuple, SupportsFloat, final
 
 import cv2
 import numpy as np
@@ -249,8 +249,10 @@ def _degrees(value: object, side: object, negative: str) -> float:
 
 def _number(value: object) -> float:
     """Return a number or rational of EXIF; 0 for what is none."""
+    if not isinstance(value, SupportsFloat | str | bytes):
+        return 0.0
     with contextlib.suppress(TypeError, ValueError, ZeroDivisionError):
-        number = float(value)  # type: ignore[arg-type]
+        number = float(value)
         return number if math.isfinite(number) else 0.0
     return 0.0
 
