@@ -24,25 +24,13 @@ from cuesta.data.worlds.ray_kernels import (
     ray_kernel,
     send,
 )
+from cuesta.data.worlds.srgb_kernels import encoded
 from cuesta.data.worlds.textures import sky_color, surface_color
-
-
-def srgb_tables(steps: int) -> tuple[NDArray[np.float64], NDArray[np.uint8]]:
-    """Return at which linear brightness each 8-bit sRGB number ends, and the numbers of brightnesses
-    i / steps: where to begin to look, a power costing more than the rest of a pixel's end.
-    """
-    encoded = (np.arange(255) + 0.5) / 255
-    ends = np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
-    begins = np.searchsorted(ends, np.arange(steps + 1) / steps, side="right")
-    return np.append(ends, np.inf), begins.astype(np.uint8)
-
 
 BIAS = 1e-4  # metres, and the same share of the distance: how far shadow rays start off a surface
 STEEPEST = 0.3  # cosine below which a pixel's foreshortening on a surface is not followed further
 FOLIAGE = 11
 TILE = 4  # pixels across and down that make a packet
-SRGB_STEPS = 4096
-SRGB_ENDS, SRGB_FROM = srgb_tables(SRGB_STEPS)
 SUB_X = (-0.125, 0.375, 0.125, -0.375)
 SUB_Y = (-0.375, -0.125, 0.375, 0.125)
 
@@ -326,16 +314,6 @@ def smooth_rows(
                         total += space.colors[k, more]
                     image[y, target, k] = encoded(total / 5)
             lane = 0
-
-
-@ray_kernel
-def encoded(x):
-    """Return a linear brightness as an 8-bit sRGB number."""
-    x = min(max(x, 0.0), 1.0)
-    number = SRGB_FROM[np.int64(SRGB_STEPS * x)]
-    while x >= SRGB_ENDS[number]:
-        number += 1
-    return number
 
 
 @ray_kernel

@@ -10,7 +10,7 @@ from cuesta.data.worlds.landmarks import build_landmark, movers
 from cuesta.data.worlds.mesh import Finish, Mesh
 from cuesta.data.worlds.paths import Lenses, landmark_shots, look_at
 from cuesta.data.worlds.render import Frame, World, rays_of, render
-from cuesta.data.worlds.shade_kernels import encoded
+from cuesta.data.worlds.srgb_kernels import encoded
 from cuesta.geometry import MODELS, Camera, Transform
 from tests.data.worlds.worlds import STONE, facing_y, pinhole, wall, world_of
 
