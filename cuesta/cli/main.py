@@ -11,13 +11,14 @@ import sys
 from collections.abc import Callable, Sequence
 
 import cuesta
-from cuesta.cli import THREAD_ENVIRONMENT
+from cuesta.cli import THREAD_ENVIRONMENT, depth, fleet, fusing, judging, masking, publishing
 from cuesta.errors import UserError
 
 EPILOGUE = """\
 cuesta demo                              train a ranker, rebuild a landmark from photos
 cuesta train dlrm.ml100k --optim.lr 1e-3   flags are the recipe's fields; `cuesta train RECIPE --help` lists them
 cuesta reconstruct PHOTOS                a posed, checked scene of a folder of photos
+cuesta depth scenes/PHOTOS               depth of every image; then masks, fuse
 cuesta view scenes/PHOTOS                look at it in the browser
 cuesta bench embedding_bag               time the kernels against their peers
 """
@@ -25,7 +26,7 @@ cuesta bench embedding_bag               time the kernels against their peers
 
 # Modules that come with an extra: `pip install 'cuesta[vision]'`.
 EXTRAS = {
-    **dict.fromkeys(("pycolmap", "cv2", "PIL", "h5py", "plyfile", "laspy"), "vision"),
+    **dict.fromkeys(("pycolmap", "poselib", "cv2", "PIL", "h5py", "plyfile", "laspy"), "vision"),
     "viser": "view",
 }
 
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         os.environ.update({**THREAD_ENVIRONMENT, **os.environ})
     parser = build_parser()
     options, rest = parser.parse_known_args(arguments)
-    if rest and options.verb not in ("train", "reconstruct"):
+    if rest and options.verb not in ("train", "reconstruct", "depth", "masks", "fuse"):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     options.settings = rest
     try:
@@ -82,9 +83,10 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("-h", "--help", action="store_true", help="list the recipe's settings")
     train.set_defaults(train_parser=train)
 
-    evaluate = _verb(verbs, "eval", "evaluate the best weights of a run")
-    evaluate.add_argument("run", help="a run folder")
+    evaluate = _verb(verbs, "eval", "evaluate a run, or scenes against truth (--task)")
+    evaluate.add_argument("run", metavar="PATH", help="a run folder; with --task, scenes")
     evaluate.add_argument("--split", default="test", help="validation or test (%(default)s)")
+    judging.add_eval_arguments(evaluate)
 
     _vision_verbs(verbs)
     _data_verbs(_verb(verbs, "data", "get, make or check data", has_json=False))
@@ -112,6 +114,14 @@ def _vision_verbs(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     reconstruct.add_argument("-h", "--help", action="store_true", help="list the settings")
     reconstruct.set_defaults(reconstruct_parser=reconstruct)
+    depth_of = "give a posed scene depth: PatchMatch on CPUs"
+    depth.add_arguments(_verb(verbs, "depth", depth_of, add_help=False))
+    masks_of = "mask depth that no other view confirms, sky and what moved"
+    masking.add_arguments(_verb(verbs, "masks", masks_of, add_help=False))
+    fusing.add_arguments(_verb(verbs, "fuse", "fuse depth maps to a cloud", add_help=False))
+    many = "many scenes, from photos to clouds, one job a scene"
+    fleet.add_arguments(_verb(verbs, "scenes", many))
+    publishing.add_publish_arguments(_verb(verbs, "publish", "publish scenes as a data set"))
     view = _verb(
         verbs, "view", "show a scene, a COLMAP model or a cloud in the browser", has_json=False
     )
@@ -138,6 +148,10 @@ def _data_verbs(data: argparse.ArgumentParser) -> None:
     check.add_argument("paths", nargs="+", help="Parquet files or folders of them")
     check.add_argument("--schema", help="TOML file (schema.toml in the folder)")
     check.add_argument("--limit", type=int, default=10, help="violations shown of each kind")
+    again = "check every file, mask, pose and list of a published data set"
+    publishing.add_verify_arguments(_verb(verbs, "verify", again))
+    forms = "write a published data set in another tool's form"
+    publishing.add_export_arguments(_verb(verbs, "export", forms))
 
 
 def _verb(
@@ -161,10 +175,17 @@ def _run(options: argparse.Namespace) -> int:
         "list": verbs.list_everything,
         "demo": verbs.demo,
         "train": verbs.train,
-        "eval": verbs.evaluate,
+        "eval": judging.judge if getattr(options, "task", None) else verbs.evaluate,
         "bench": verbs.bench,
         "reconstruct": vision.reconstruct,
         "view": vision.view,
+        "depth": depth.depth,
+        "masks": masking.masks,
+        "fuse": fusing.fuse,
+        "scenes": fleet.scenes,
+        "publish": publishing.publish,
+        "verify": publishing.verify,
+        "export": publishing.export,
         "get": data.get,
         "make": data.make,
         "check": data.check,

@@ -30,15 +30,25 @@ def claimed(scene: Scene, photos: Path, inputs: Inputs) -> Iterator[None]:
     """
     _check_apart(scene.root, photos)
     _check_ours(scene, inputs)
+    with only_run(scene):
+        marker, text = _marker(scene), json.dumps(inputs)
+        if not marker.is_file() or marker.read_text(encoding="utf-8") != text:
+            write_text(marker, text)
+        yield
+
+
+@contextmanager
+def only_run(scene: Scene) -> Iterator[None]:
+    """Keep every other run out of the scene's folder until the block ends, or the process.
+
+    Raises `UserError` where another run is in it.
+    """
     scene.work.mkdir(parents=True, exist_ok=True)
     with open(scene.work / ".lock", "a", encoding="ascii") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(f"{scene.root}: another run is writing into it; wait for it") from None
-        marker, text = _marker(scene), json.dumps(inputs)
-        if not marker.is_file() or marker.read_text(encoding="utf-8") != text:
-            write_text(marker, text)
         yield
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from cuesta.errors import UserError
+from cuesta.ops.patch_match import Patch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +123,37 @@ class UndistortSettings:
     """Say how large the images of the scene may be, in px."""
 
     max_image_size: int = 3840
+
+
+@dataclass(frozen=True, kw_only=True)
+class StereoSettings:
+    """Say how depth is found: images shrunk to `max_image_size` px (0: as they are), `num_sources` others
+    for each, `coarse_iterations` at the smallest size and `iterations` at the others, then
+    `geometric_passes` in which views confirm each other.
+
+    `patch` says what is compared, `view_sigma` how sharply sources that do not match are left out. With
+    `fills`, depth that no view confirms is continued from what is near and looks alike
+    (`fill_sigma` grey levels, `fill_reach` px). Last, each plane becomes the mean of those within
+    `smooth_radius` px that pass within `smooth_tolerance` of its inverse depth. `nearest` and `farthest`
+    bound depth, in the model's unit; 0 takes them from the points that an image sees.
+    """
+
+    name: str
+    max_image_size: int = 0
+    num_sources: int = 6
+    coarse_iterations: int = 4
+    iterations: int = 2
+    geometric_passes: int = 1
+    patch: Patch = field(default_factory=Patch)
+    view_sigma: float = 0.3
+    fills: bool = True
+    fill_sigma: float = 6.0
+    fill_reach: float = 30.0
+    smooth_radius: int = 3
+    smooth_tolerance: float = 0.01
+    nearest: float = 0.0
+    farthest: float = 0.0
+    seed: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

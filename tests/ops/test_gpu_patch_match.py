@@ -1,0 +1,82 @@
+"""The Triton bodies of PatchMatch."""
+
+from __future__ import annotations
+
+from unittest.mock import patch as replaced
+
+import pytest
+from torch import Tensor
+
+from cuesta.ops.patch_match import Patch, Search
+from tests.ops.gpu_rungs import (
+    DEVICE,
+    HAS_GPU,
+    assert_passes_in_the_interpreter,
+    is_not_nested,
+    runs,
+    tells_nothing_of_fusion,
+)
+from tests.ops.patch_cases import Case, case, costs_of, swept
+from tests.twins import assert_twins
+
+pytest.importorskip("triton", reason="Triton is for Linux")
+
+pytestmark = tells_nothing_of_fusion
+
+SMALL = ((7, 11), ((7, 11), (9, 6)))
+PATCH = Patch(radius=2)
+
+
+def on_device(size: tuple[int, int], source_sizes: tuple[tuple[int, int], ...]) -> Case:
+    given = case(size, source_sizes)
+    return Case(
+        *(
+            [each.to(DEVICE) for each in field] if isinstance(field, list) else field.to(DEVICE)
+            for field in given
+        )
+    )
+
+
+@runs
+def test_costs_are_twins() -> None:
+    given = on_device(*SMALL)
+
+    def run(matrices: Tensor, planes: Tensor) -> Tensor:
+        return costs_of(given._replace(matrices=matrices, planes=planes), PATCH)
+
+    assert_twins(run, given.matrices, given.planes, body="gpu")
+
+
+@runs
+@pytest.mark.parametrize("is_geometric", [False, True], ids=["near", "wide and geometric"])
+def test_chosen_planes_cost_what_the_references_cost(is_geometric: bool) -> None:
+    given = on_device(*SMALL)
+    assert_sweeps_are_twins(given, colour=int(is_geometric), is_geometric=is_geometric)
+
+
+@runs
+@pytest.mark.skipif(not HAS_GPU, reason="the interpreter is slow")
+@pytest.mark.parametrize("colour", [0, 1], ids=["even", "odd"])
+def test_sweeps_in_bands_are_twins(colour: int) -> None:
+    given = on_device((37, 61), ((37, 61), (41, 50), (60, 33)))
+    with replaced("cuesta.ops.patch_match.gpu.BAND_BYTES", 1 << 14):
+        assert_sweeps_are_twins(given, colour=colour, is_geometric=True)
+
+
+def assert_sweeps_are_twins(given: Case, *, colour: int, is_geometric: bool) -> None:
+    search = Search(low=0.2, high=1.0, steepest=0.02, is_wide=is_geometric)
+
+    def run(*floats: Tensor) -> Tensor:
+        depths = [each.to(floats[0].dtype) for each in given.inverse_depths]
+        changed = Case(given.reference, given.sources, *floats, inverse_depths=depths)
+        return swept(
+            changed, colour, search=search, patch=PATCH, is_geometric=is_geometric,
+            num_trials=6 if is_geometric else 3,
+        )[3]  # fmt: skip
+
+    assert_twins(run, given.matrices, given.planes, given.costs, given.noise, body="gpu")
+
+
+@is_not_nested
+def test_bodies_pass_in_the_interpreter() -> None:
+    assert_passes_in_the_interpreter(__file__)
