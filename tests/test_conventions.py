@@ -14,7 +14,10 @@ ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "cuesta").rglob("*.py"))
 SHAPED = re.compile(r"(Float|BFloat|Int|UInt|Bool|Shaped|Num|Inexact|Real|Complex|Integer)\d*")
 VAGUE = {"utils", "util", "common", "core", "misc", "helpers"}
-PUBLIC_HOSTS = {"www.apache.org", "doi.org", "arxiv.org", "pytorch.org", "pypi.org", "github.com"}
+PUBLIC_HOSTS = {
+    "www.apache.org", "doi.org", "arxiv.org", "pytorch.org", "pypi.org", "github.com", "mlcommons.org",
+    "purl.org", "schema.org",
+}  # fmt: skip
 # Folders that exist where this was written and nowhere else; spelt so as not to match themselves.
 LOCAL_PATH = re.compile(r"(?<![\w.-])/(?:work|tmp/w)\b")
 

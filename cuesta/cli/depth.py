@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from cuesta.cli.fusing import num_bytes
 from cuesta.cli.stages import show_stages
 from cuesta.cli.verbs import print_settings
+from cuesta.errors import UserError
 
 if TYPE_CHECKING:
     from cuesta.vision.terrasky3d.depth import DepthResult
@@ -44,6 +45,8 @@ def depth(options: argparse.Namespace) -> int:
         return 0
     if options.scene is None:
         options.depth_parser.error("name a scene; `cuesta reconstruct` makes one of photos")
+    if options.images and not options.out:
+        raise UserError(f"--images {options.images} goes with --out, the folder of a new scene")
     from cuesta.vision.terrasky3d.adopt import adopt
     from cuesta.vision.terrasky3d.depth import make_depth
 
@@ -70,7 +73,12 @@ def _settings(options: argparse.Namespace) -> StereoSettings:
     from cuesta.vision.terrasky3d import depth_recipes
 
     settings: StereoSettings = getattr(depth_recipes, options.recipe)()
-    return override(settings, options.settings)
+    try:
+        return override(settings, options.settings)
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"patch: {error}") from error
 
 
 def _print(result: DepthResult) -> None:

@@ -6,6 +6,7 @@
 
 from cuesta.ops.attended_rows import Mask
 from cuesta.ops.bodies import force_body
+from cuesta.ops.consistency import Consistency, consistency
 from cuesta.ops.dot_interaction import dot_interaction
 from cuesta.ops.embedding_bag import TableLayout, embedding_bag, embedding_rows
 from cuesta.ops.embedding_update import (
@@ -38,19 +39,28 @@ from cuesta.ops.jagged_elementwise import (
 from cuesta.ops.jagged_layout import dense_jagged_cat_jagged_out, jagged2_to_padded_dense
 from cuesta.ops.jagged_softmax import jagged2_softmax, jagged_softmax
 from cuesta.ops.pad import pad, unpad
+from cuesta.ops.patch_match import Patch, PatchMatch, Search, patch_match, patch_match_costs
+from cuesta.ops.plane_sweep import plane_sweep, plane_sweep_zncc
 from cuesta.ops.segment_reduce import segment_reduce, segment_spread
+from cuesta.ops.zbuffer import ZBuffer, zbuffer
 
 __all__ = [
     "SGD",
     "Adagrad",
+    "Consistency",
     "Lookup",
     "Mask",
     "PartialRowwiseAdam",
+    "Patch",
+    "PatchMatch",
     "RowwiseAdagrad",
+    "Search",
     "TableLayout",
     "TableOptimizer",
     "TableState",
+    "ZBuffer",
     "array_jagged_bmm_jagged_out",
+    "consistency",
     "dense_jagged_cat_jagged_out",
     "dot_interaction",
     "embedding_bag",
@@ -70,8 +80,13 @@ __all__ = [
     "jagged_self_subtraction_jagged_out",
     "jagged_softmax",
     "pad",
+    "patch_match",
+    "patch_match_costs",
+    "plane_sweep",
+    "plane_sweep_zncc",
     "seed_attention",
     "segment_reduce",
     "segment_spread",
     "unpad",
+    "zbuffer",
 ]

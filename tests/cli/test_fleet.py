@@ -9,7 +9,7 @@ import pytest
 
 from cuesta.cli import fleet
 from cuesta.errors import UserError
-from cuesta.vision.terrasky3d.fleet import JobResult, StepResult
+from cuesta.vision.terrasky3d.fleet import JobResult, Step, StepResult
 
 
 @pytest.fixture
@@ -110,12 +110,39 @@ def test_a_scene_that_fails_is_told_with_its_last_words_and_the_others_are_done(
     assert lines[2] == f"results: {out / 'scenes.jsonl'}"
     assert said.err.splitlines()[0] == "abbey reconstruct begins · 0/2 steps"
     assert "castle reconstruct failed in 0:" in said.err.splitlines()[-1]
-    fleet.scenes(options(*words, "--json"))
-    records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [(record["scene"], record["is_done"]) for record in records] == [
+    record = [json.loads(line) for line in (out / "scenes.jsonl").read_text().splitlines()]
+    assert [(line["scene"], line["is_done"]) for line in record] == [
         ("abbey", False),
         ("castle", False),
     ]
+
+
+def test_json_is_the_record(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = folder.parent / "out"
+    jobs = fleet.jobs_of(folder, out, ("reconstruct",), {})
+    steps = [step for job in jobs for step in job.steps]
+    lines = [
+        {"scene": job.scene, "steps": [_done(step)]} for job, step in zip(jobs, steps, strict=True)
+    ]
+    out.mkdir()
+    (out / "scenes.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for job in jobs:
+        (out / job.scene).mkdir()
+        (out / job.scene / "manifest.json").touch()
+    words = [str(folder), "--out", str(out), "--steps", "reconstruct", "--json"]
+    assert fleet.scenes(options(*words)) == 0
+    assert capsys.readouterr().out == (out / "scenes.jsonl").read_text()
+
+
+def _done(step: Step) -> dict[str, object]:
+    return {
+        "name": step.name,
+        "arguments": step.arguments,
+        "mark": step.mark,
+        "status": "done",
+        "seconds": 1.0,
+        "attempts": 1,
+    }
 
 
 def test_how_a_scene_ended_is_one_line() -> None:

@@ -12,9 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from cuesta.ops import force_body
 from cuesta.ops.patch_match import NO_MATCH, Patch, PatchMatch, Search, patch_match_costs
+from tests.twins import assert_twins
 
 SEARCH = Search(low=0.2, high=1.0, steepest=0.02)
+NOISY = Patch(noise=10.0)  # no patch is so flat that rounding decides
 
 
 class Case(NamedTuple):
@@ -95,6 +98,34 @@ def swept(
         case.inverse_depths if is_geometric else [], numbers, [patch.radius, patch.step],
         colour, search.is_wide,
     )  # fmt: skip
+
+
+def assert_sweeps_are_twins(
+    given: Case, colour: int, *, is_geometric: bool, is_wide: bool, body: str = "cpu"
+) -> None:
+    """Check that pixels choose the planes that the reference chooses in float64, but for the few that
+    rounding leads elsewhere, and that costs of the same planes are twins.
+    """
+    search = Search(low=0.2, high=1.0, steepest=0.02, is_wide=is_wide)
+
+    def chosen(case: Case) -> Tensor:
+        return swept(
+            case, colour, search=search, patch=NOISY, is_geometric=is_geometric,
+            num_trials=6 if is_wide else 3,
+        )  # fmt: skip
+
+    with force_body("reference"):
+        oracle = chosen(given.in_double())
+
+    def run(*floats: Tensor) -> Tensor:
+        depths = [each.to(floats[0].dtype) for each in given.inverse_depths]
+        state = chosen(Case(given.reference, given.sources, *floats, inverse_depths=depths))
+        is_same = torch.isclose(state[:3].double(), oracle[:3]).all(0)
+        assert is_same.double().mean() > 0.98
+        return torch.where(is_same, state[3], oracle[3].to(state.dtype))
+
+    floats = given.matrices, given.planes, given.costs, given.noise
+    assert_twins(run, *floats, body=body)
 
 
 def is_of(colour: int, like: Tensor) -> Tensor:

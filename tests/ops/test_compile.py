@@ -31,6 +31,8 @@ from cuesta.ops import (
     jagged_self_subtraction_jagged_out,
     jagged_softmax,
     pad,
+    plane_sweep,
+    plane_sweep_zncc,
     seed_attention,
     segment_reduce,
     unpad,
@@ -87,6 +89,9 @@ def samples() -> dict[str, tuple[object, ...]]:
         "embedding_update": (storage, torch.zeros(12), torch.zeros(0), tables, *update),
         **samples_of_attention(),
         **samples_of_squares(),
+        **samples_of_maps(),
+        **samples_of_sweeps(),
+        **samples_of_patches(),
     }
 
 
@@ -124,6 +129,17 @@ def samples_of_attention() -> dict[str, tuple[object, ...]]:
     }
 
 
+def samples_of_maps() -> dict[str, tuple[object, ...]]:
+    """Return arguments of the ops on depth maps and on points seen by cameras."""
+    maps = (numbers(3, 4).exp(), numbers(2, 5).exp(), torch.eye(3, 4, dtype=torch.float64))
+    normals = (numbers(3, 4, 3), numbers(2, 5, 3), torch.eye(3, dtype=torch.float64))
+    return {
+        "consistency": (*maps, None, None, None),
+        "consistency: normals": (*maps, *normals),
+        "zbuffer": (numbers(5, 3), OFFSETS, 2, 3),
+    }
+
+
 def samples_of_squares() -> dict[str, tuple[object, ...]]:
     """Return arguments of the ops on ragged rows and flat squares: sides 2, 0 and 3."""
     values, flat = numbers(5, learns=True), numbers(13, learns=True)
@@ -141,6 +157,42 @@ def samples_of_squares() -> dict[str, tuple[object, ...]]:
         "unpad_squares": (numbers(3, 4, 4, learns=True), OFFSETS, 13),
         "dense_jagged_cat": (numbers(3, learns=True), values, OFFSETS),
         "dense_jagged_split": (numbers(8, learns=True), OFFSETS),
+    }
+
+
+def samples_of_sweeps() -> dict[str, tuple[object, ...]]:
+    """Return arguments of plane sweeps: planes and hypotheses of pixels, features and grey images."""
+    poses = torch.eye(3, 4) + numbers(2, 3, 4) / 50
+    planes, pixels = torch.tensor([1.0, 2.0]), numbers(2, 4, 5).abs() + 1
+    features = (numbers(1, 4, 4, 5, learns=True), numbers(1, 2, 4, 4, 6, learns=True))
+    grey = (numbers(4, 5, learns=True), numbers(2, 4, 6, learns=True))
+    geometry, grey_geometry = (poses[None], pixels[None]), (poses, planes[:, None, None])
+    known = [each.detach() for each in features]
+    known_grey = [each.detach() for each in grey]
+    slopes, grey_slopes = numbers(1, 2, 2, 2, 4, 5), numbers(2, 2, 4, 5)
+    return {
+        "plane_sweep": (*features, *geometry, 2),
+        "plane_sweep: planes": (*features, poses[None], planes[None, :, None, None], 2),
+        "plane_sweep: strided": (*(turned(each) for each in known), *geometry, 2),
+        "plane_sweep_backward": (slopes, *known, *geometry, 2),
+        "plane_sweep_zncc": (*grey, *grey_geometry, 1, 1e-3),
+        "plane_sweep_zncc: pixels": (*grey, poses, pixels, 1, 1e-3),
+        "plane_sweep_zncc_backward": (grey_slopes, *known_grey, *grey_geometry, 1, 1e-3),
+    }
+
+
+def samples_of_patches() -> dict[str, tuple[object, ...]]:
+    """Return arguments of PatchMatch: sources of two sizes, with their own depths and without."""
+    image = torch.arange(35, dtype=torch.uint8).reshape(5, 7) * 7
+    views = (image, [image, image[:, :4].contiguous()], torch.eye(3, 4).repeat(2, 1, 1))
+    planes, noise = numbers(3, 5, 7).abs(), numbers(9, 32, 32).sigmoid()
+    depths = [each.float() / 255 for each in views[1]]
+    patch, search = [5.0, 20.0, 2.0], [0.3, 0.2, 3.0, 0.1, 1.0, 0.05, 0.02, 0.1]
+    state, rest = torch.cat([planes, planes[:1]]), ([*patch, *search], [2, 1], 1)
+    return {
+        "patch_match_costs": (*views, planes, patch, [2, 1]),
+        "patch_match_sweep": (*views, state, noise, [], *rest, True),
+        "patch_match_sweep: geometric": (*views, state, noise, depths, *rest, False),
     }
 
 
@@ -208,6 +260,19 @@ def test_dot_interaction_compiles_without_a_graph_break() -> None:
         return dot_interaction(dense.sin(), sparse).square()
 
     assert_compiles(run, numbers(3, 4, learns=True), numbers(3, 2, 4))
+
+
+def test_plane_sweeps_compile_without_a_graph_break() -> None:
+    poses, depths = torch.eye(3, 4).expand(2, 3, 4), torch.tensor([1.0, 2.0])
+
+    def run(features: Tensor, sources: Tensor) -> Tensor:
+        features = features.sin()
+        volume = plane_sweep(features, sources, poses[None], depths=depths[None], groups=2)
+        grey = features.mean((0, 1)), sources.mean((0, 2))
+        similar = plane_sweep_zncc(*grey, poses, depths=depths, radius=1)
+        return volume.mean(2).square().sum() + similar.sum()
+
+    assert_compiles(run, numbers(1, 4, 4, 5, learns=True), numbers(1, 2, 4, 4, 6))
 
 
 @pytest.mark.parametrize("num_scores", [None, 13])

@@ -12,6 +12,7 @@ from cuesta.ops import (
     Mask,
     PartialRowwiseAdam,
     RowwiseAdagrad,
+    consistency,
     dense_jagged_cat_jagged_out,
     dot_interaction,
     embedding_bag,
@@ -29,10 +30,14 @@ from cuesta.ops import (
     jagged_self_subtraction_jagged_out,
     jagged_softmax,
     pad,
+    plane_sweep,
+    plane_sweep_zncc,
     seed_attention,
     segment_reduce,
     unpad,
+    zbuffer,
 )
+from cuesta.ops.patch_match import PatchMatch, Search, patch_match, patch_match_costs
 from tests.ops.gpu_rungs import (
     ATTENDED,
     IS_INTERPRETED,
@@ -69,6 +74,9 @@ def test_every_kernel_compiles_to_machine_code(
         launch_squares(dtype)
         launch_attention(dtype)
         launch_causal_attention(dtype, 64)
+        launch_maps()
+        launch_sweeps(dtype, is_plane=False)
+        launch_patch_match(is_geometric=True)
 
     launched = _compile(launch, capability, monkeypatch)
     missing = set(triton_aot.kernels()) - launched
@@ -91,6 +99,8 @@ def test_what_makes_code_differ_compiles_to_machine_code(monkeypatch: pytest.Mon
         launch_variants_of_rows_and_tables(torch.bfloat16)
         launch_variants_of_squares(torch.bfloat16)
         launch_variants_of_attention(torch.bfloat16)
+        launch_sweeps(torch.bfloat16, is_plane=True)
+        launch_patch_match(is_geometric=False)
 
     _compile(launch, 90, monkeypatch)
 
@@ -110,6 +120,18 @@ def _compile(
         assert result.asm["cubin"]
         assert result.metadata.shared <= memory, triton_aot.name_of(each.kernel)
     return {triton_aot.name_of(each.kernel) for each in launches}
+
+
+def launch_patch_match(*, is_geometric: bool) -> None:
+    """Call PatchMatch on two sources, with their own depths or without."""
+    image, matrices = torch.zeros(20, 32, dtype=torch.uint8), torch.eye(3, 4).repeat(2, 1, 1)
+    start = PatchMatch(random(3, 20, 32).cpu(), random(20, 32).cpu())
+    patch_match_costs(image, [image, image], matrices, start.planes)
+    patch_match(
+        image, [image, image], matrices, start=start, noise=torch.rand(9, 32, 32),
+        search=Search(low=0.2, high=1.0, steepest=0.02),
+        inverse_depths=[torch.rand(20, 32)] * (2 if is_geometric else 0),
+    )  # fmt: skip
 
 
 def launch_rows_and_tables(dtype: torch.dtype) -> None:
@@ -140,6 +162,15 @@ def launch_variants_of_rows_and_tables(dtype: torch.dtype) -> None:
     plain = lookup(MIXED, 3)._replace(sample_weights=None)
     embedding_bag(weight[: MIXED.storage], plain.ids, plain.offsets, layout=MIXED)
     updated(weight[: MIXED.storage], [plain], RowwiseAdagrad(stochastic_rounding=False))
+
+
+def launch_maps() -> None:
+    """Call every op on depth maps and points, which are float32 whatever the storage of tables."""
+    depth, normal = random(20, 30).exp(), random(20, 30, 3)
+    turned = {"normal": normal, "other_normal": normal, "rotation": torch.eye(3)}
+    consistency(depth, depth, torch.eye(3, 4), **turned)
+    consistency(depth, depth, torch.eye(3, 4))
+    zbuffer(ragged([700, 0, 324], 3, torch.float32), height=20, width=30)
 
 
 def launch_squares(dtype: torch.dtype) -> None:
@@ -194,3 +225,16 @@ def launch_variants_of_attention(dtype: torch.dtype) -> None:
         out.values.sum().backward()
     for activation in ("gelu", "leaky_relu", "silu", "hardswish"):
         gdpa(q, k, v, activation=activation, mask=Mask(window=3)).values.sum().backward()
+
+
+def launch_sweeps(dtype: torch.dtype, *, is_plane: bool) -> None:
+    """Call plane sweeps of features and of grey images, and their gradients."""
+    size, num_planes = (24, 32), 4
+    reference, sources = random(1, 32, *size).to(dtype), random(1, 3, 32, *size).to(dtype)
+    reference.requires_grad_()
+    poses = torch.eye(3, 4).expand(1, 3, 3, 4).contiguous()
+    depths = torch.ones(1, num_planes, *(() if is_plane else size))
+    volume = plane_sweep(reference, sources, poses, depths=depths, groups=8)
+    grey = reference[0, 0], sources[0, :, 0]
+    similar = plane_sweep_zncc(*grey, poses[0], depths=depths[0], radius=2)
+    (volume.sum() + similar.sum()).backward()

@@ -7,7 +7,7 @@ from unittest.mock import patch as replaced
 import pytest
 from torch import Tensor
 
-from cuesta.ops.patch_match import Patch, Search
+from cuesta.ops.patch_match import Patch
 from tests.ops.gpu_rungs import (
     DEVICE,
     HAS_GPU,
@@ -16,7 +16,7 @@ from tests.ops.gpu_rungs import (
     runs,
     tells_nothing_of_fusion,
 )
-from tests.ops.patch_cases import Case, case, costs_of, swept
+from tests.ops.patch_cases import Case, assert_sweeps_are_twins, case, costs_of
 from tests.twins import assert_twins
 
 pytest.importorskip("triton", reason="Triton is for Linux")
@@ -49,9 +49,11 @@ def test_costs_are_twins() -> None:
 
 @runs
 @pytest.mark.parametrize("is_geometric", [False, True], ids=["near", "wide and geometric"])
-def test_chosen_planes_cost_what_the_references_cost(is_geometric: bool) -> None:
+def test_sweeps_are_twins(is_geometric: bool) -> None:
     given = on_device(*SMALL)
-    assert_sweeps_are_twins(given, colour=int(is_geometric), is_geometric=is_geometric)
+    assert_sweeps_are_twins(
+        given, int(is_geometric), is_geometric=is_geometric, is_wide=is_geometric, body="gpu"
+    )
 
 
 @runs
@@ -60,21 +62,7 @@ def test_chosen_planes_cost_what_the_references_cost(is_geometric: bool) -> None
 def test_sweeps_in_bands_are_twins(colour: int) -> None:
     given = on_device((37, 61), ((37, 61), (41, 50), (60, 33)))
     with replaced("cuesta.ops.patch_match.gpu.BAND_BYTES", 1 << 14):
-        assert_sweeps_are_twins(given, colour=colour, is_geometric=True)
-
-
-def assert_sweeps_are_twins(given: Case, *, colour: int, is_geometric: bool) -> None:
-    search = Search(low=0.2, high=1.0, steepest=0.02, is_wide=is_geometric)
-
-    def run(*floats: Tensor) -> Tensor:
-        depths = [each.to(floats[0].dtype) for each in given.inverse_depths]
-        changed = Case(given.reference, given.sources, *floats, inverse_depths=depths)
-        return swept(
-            changed, colour, search=search, patch=PATCH, is_geometric=is_geometric,
-            num_trials=6 if is_geometric else 3,
-        )[3]  # fmt: skip
-
-    assert_twins(run, given.matrices, given.planes, given.costs, given.noise, body="gpu")
+        assert_sweeps_are_twins(given, colour, is_geometric=True, is_wide=True, body="gpu")
 
 
 @is_not_nested

@@ -1,5 +1,5 @@
-"""Attention on a processor of a laptop: without AVX-512 and AMX, compiled for and run in a process of
-its own, since Numba compiles for one processor a process.
+"""Attention, and reads of lanes, on processors of laptops: without AVX-512 and AMX, and without AVX2,
+compiled for and run in a process of their own, since Numba compiles for one processor a process.
 """
 
 import os
@@ -14,18 +14,26 @@ _TESTS = Path(__file__).parent
 
 
 def test_kernels_are_twins_without_wide_registers() -> None:
-    features = llvm.get_host_cpu_features()
-    if not features.get("avx2"):
+    if not llvm.get_host_cpu_features().get("avx2"):
         pytest.skip("this processor has no AVX2 to fall back on")
-    for name in features:
-        if name.startswith(("avx512", "amx", "avx10")):
-            features[name] = False
-    command = [
-        sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider",
-        str(_TESTS / "test_jagged_attention.py"), "-k", "test_bodies_are_twins and float32",
-    ]  # fmt: skip
+    selected = "test_bodies_are_twins and float32"
+    assert_passes_without(("avx512", "amx", "avx10"), "test_jagged_attention.py", "-k", selected)
+
+
+@pytest.mark.parametrize("none", [(), ("avx2", "fma")], ids=["with AVX2", "without"])
+def test_lanes_read_the_same_without_wide_registers(none: tuple[str, ...]) -> None:
+    assert_passes_without(("avx512", "amx", "avx10", *none), "test_lane_gather.py")
+
+
+def assert_passes_without(missing: tuple[str, ...], name: str, *options: str) -> None:
+    """Run the tests of a file as on a processor without the features that begin as `missing` do."""
+    features = llvm.get_host_cpu_features()
+    for feature in features:
+        if feature.startswith(missing):
+            features[feature] = False
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     done = subprocess.run(
-        command,
+        [*command, str(_TESTS / name), *options],
         env={**os.environ, "NUMBA_CPU_FEATURES": features.flatten()},
         capture_output=True,
         text=True,

@@ -232,11 +232,11 @@ def _(
 def _check(reference: Tensor, sources: Sequence[Tensor], matrices: Tensor, planes: Tensor) -> None:
     images = [reference, *sources]
     if any(image.dim() != 2 or image.dtype is not torch.uint8 for image in images):
-        found = [(tuple(image.shape), image.dtype) for image in images]
-        raise ValueError(f"images must be uint8 [Y, X], got {found}")
+        kinds = [(tuple(image.shape), image.dtype) for image in images]
+        raise ValueError(f"images must be uint8 [Y, X], got {kinds}")
     if any(image.numel() == 0 for image in images):
-        found = [tuple(image.shape) for image in images]
-        raise ValueError(f"images must have pixels, got {found}")
+        shapes = [tuple(image.shape) for image in images]
+        raise ValueError(f"images must have pixels, got {shapes}")
     if not sources or matrices.shape != (len(sources), 3, 4):
         raise ValueError(
             f"source_from_reference must be [V, 3, 4] of V sources, one at least, "

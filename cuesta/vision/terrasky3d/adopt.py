@@ -43,6 +43,8 @@ def adopt(
     if scene.root.exists():
         return _existing(scene, about)
     views = read_views(path)
+    if not views.names:
+        raise UserError(f"{path}: it has no image with a pose; name another")
     folder = Path(images) if images is not None else _folder_of(path, views)
     with atomic_folder(scene.root) as temporary:
         begun, scratch = Scene(temporary), temporary / "work"
@@ -105,6 +107,8 @@ def _link(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source, target)
+    except FileExistsError:
+        raise UserError(f"{source}: another image would be {target.name} too; rename one") from None
     except FileNotFoundError:
         raise UserError(
             f"{source}: no such image; name the folder of images with --images"

@@ -27,6 +27,7 @@ from cuesta.vision.terrasky3d.depth_report import write_depth_report
 from cuesta.vision.terrasky3d.settings import StereoSettings
 
 _MASKS = ("masks_geometric",)  # made from the depth that is being replaced
+_REPLACED = ("depth/", "colmap/dense/")
 
 
 def publish_depth(
@@ -37,8 +38,9 @@ def publish_depth(
     With `is_fresh` off, nothing is done where the scene has them already.
     """
     record = scene.root / "depth" / "depth.json"
-    if not is_fresh and record.is_file() and _are_there(scene, about["images"]):
+    if not is_fresh and _is_listed(scene, record) and _are_there(scene, about["images"]):
         return
+    _unlist(scene)
     record.unlink(missing_ok=True)
     for kind in _MASKS:
         shutil.rmtree(scene.root / "depth" / kind, ignore_errors=True)
@@ -59,6 +61,20 @@ def publish_depth(
 def normal_map(scene: Scene, image: str) -> Path:
     """Return where the normals of an image are, or belong: [Y, X, 3], in its camera's axes."""
     return (scene.root / "depth" / "normals" / PurePosixPath(image)).with_suffix(".bin")
+
+
+def _is_listed(scene: Scene, file: Path) -> bool:
+    """Return whether the manifest, which is written last, has a file."""
+    files = json.loads(scene.manifest.read_text(encoding="utf-8"))["files"]
+    return file.relative_to(scene.root).as_posix() in files
+
+
+def _unlist(scene: Scene) -> None:
+    """Take what is about to be replaced out of the manifest, so that a run that is cut off leaves a scene."""
+    manifest = json.loads(scene.manifest.read_text(encoding="utf-8"))
+    files = manifest["files"]
+    manifest["files"] = {name: files[name] for name in files if not name.startswith(_REPLACED)}
+    write_text(scene.manifest, json.dumps(manifest, indent=1) + "\n")
 
 
 def _write_workspace(scene: Scene, sources: Mapping[str, list[str]]) -> None:

@@ -26,7 +26,7 @@ from cuesta.data.files import atomic_file
 from cuesta.data.maps import write_map
 from cuesta.data.scenes.colmap import read_colmap
 from cuesta.data.scenes.parsing import blaming, check_pinholes
-from cuesta.data.scenes.scene import Scene, open_scene
+from cuesta.data.scenes.scene import Scene, read_about
 from cuesta.data.scenes.views import Views
 from cuesta.engine.recipe import to_json
 from cuesta.errors import UserError
@@ -87,11 +87,16 @@ def make_depth(
     Raises `UserError` in one line where there is no scene, its images are distorted, none of them shares
     points with others, memory is too small, or the disk full; what was done stays, and is gone on with.
     """
-    scene = open_scene(path)
+    scene = Scene(Path(path))
+    read_about(scene)
     _check_ours(scene)
     views = read_colmap(scene.model)
     with blaming(scene.model, "`cuesta depth SCENE --out NEW` takes distortion out"):
         check_pinholes(views)
+    if len(views) < 2:
+        raise UserError(
+            f"{scene.root}: a single image has no depth; add photographs of the same place"
+        )
     with only_run(scene):
         on_progress("points", 0, 0)
         points = sparse_points(
@@ -102,7 +107,7 @@ def make_depth(
         )
         chosen, refused = choose_sources(views, points, settings)
         if not chosen:
-            raise UserError(_why_none(scene, views, refused))
+            raise UserError(_why_none(scene, refused))
         job = _Job(scene, views, settings, chosen, memory, on_progress)
         stage = _run(job, points)
         on_progress("publish", 0, 1)
@@ -265,15 +270,14 @@ def _read_inverse_depth(path: Path) -> Tensor:
 def _check_ours(scene: Scene) -> None:
     """Refuse to replace depth that came from elsewhere: a sensor's, or a generated scene's truth."""
     maps = scene.root / "depth" / "maps"
-    if maps.is_dir() and not (scene.root / "depth" / "depth.json").is_file():
+    ours = (scene.root / "depth" / "depth.json", scene.work / "depth" / "stage.json")
+    if maps.is_dir() and not any(path.is_file() for path in ours):
         raise UserError(
             f"{maps}: depth that `cuesta depth` has not made; give --out for a new scene of the same images"
         )
 
 
-def _why_none(scene: Scene, views: Views, refused: Mapping[str, str]) -> str:
-    if len(views) < 2:
-        return f"{scene.root}: a single image has no depth; add photographs of the same place"
+def _why_none(scene: Scene, refused: Mapping[str, str]) -> str:
     name, reason = next(iter(refused.items()))
     return (
         f"{scene.root}: no image can be matched: {name}: {reason}; take photographs that overlap, from "

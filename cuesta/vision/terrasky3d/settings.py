@@ -155,6 +155,19 @@ class StereoSettings:
     farthest: float = 0.0
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        for name in ("num_sources", "coarse_iterations", "iterations", "view_sigma", "fill_sigma"):
+            if not getattr(self, name) > 0:
+                flag = name.replace("_", "-")
+                raise UserError(f"{flag} must be above 0, got {getattr(self, name)}")
+        for name in (
+            *("max_image_size", "geometric_passes", "fill_reach", "smooth_radius"),
+            *("smooth_tolerance", "nearest", "farthest"),
+        ):
+            if not getattr(self, name) >= 0:
+                flag = name.replace("_", "-")
+                raise UserError(f"{flag} must be 0 or above, got {getattr(self, name)}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
