@@ -12,16 +12,7 @@ from cuesta.data.scenes.scene import Scene, open_scene
 from tests.vision.terrasky3d.dense_place import make_posed
 
 QUICK = (
-    *(
-        "--recipe",
-        "debug",
-        "--max-image-size",
-        "120",
-        "--num-sources=2",
-        "--coarse-iterations",
-        "2",
-    ),
-    *("--patch.radius", "2"),
+    *("--recipe", "debug", "--num-sources=2", "--coarse-iterations", "2", "--patch.radius", "2"),
 )
 
 

@@ -153,7 +153,8 @@ class _Job:
 def _run(job: _Job, points: SparsePoints) -> Any:
     """Run the passes and the completion as one stage, which is done again where a map of it is lost."""
     digest = hashlib.sha256(points.positions.tobytes()).hexdigest()
-    frames = [job.scene.frame(name).stat() for name in job.views.names]
+    with blaming(job.scene.frames, "bring the photograph back"):
+        frames = [job.scene.frame(name).stat() for name in job.views.names]
     inputs = [
         _CODE,
         to_json(replace(job.settings, name="")),

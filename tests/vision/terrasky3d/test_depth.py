@@ -140,6 +140,14 @@ def test_other_settings_make_other_depth_and_drop_its_masks(
     assert depth_files(scene) == before
 
 
+def test_a_lost_map_is_brought_back(done: DepthResult, tmp_path: Path) -> None:
+    scene = copied(done.scene, tmp_path / "scene")
+    scene.depth_map(next(iter(done.images))).unlink()
+    make_depth(scene.root, QUICK)
+    assert depth_files(scene) == depth_files(done.scene)
+    verify_scene(scene.root)
+
+
 def test_interrupted_anywhere_it_goes_on_to_the_same_maps(
     places: tuple[Scene, Scene], done: DepthResult, tmp_path: Path
 ) -> None:
@@ -276,7 +284,7 @@ def test_a_lost_and_a_broken_frame_are_named(places: tuple[Scene, Scene], tmp_pa
     write_manifest(scene, read_about(scene))
     check_refused(scene, name, "64 x 48, its camera says 240 x 180")
     frame.unlink()
-    check_refused(scene, name, "bring it back")
+    check_refused(scene, name, "no such file; bring the photograph back")
 
 
 @pytest.mark.parametrize(
