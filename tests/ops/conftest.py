@@ -16,6 +16,7 @@ SCRATCHED = (
     "cuesta.ops.attended_rows_cpu",
     "cuesta.ops.jagged_bmm.cpu",
     "cuesta.ops.jagged_elementwise.cpu",
+    "cuesta.ops.patch_match.cpu",
 )
 BFLOAT16_NANS = {"uint16": 0x7FC0, "uint32": 0x7FC07FC0}  # one, and a pair
 

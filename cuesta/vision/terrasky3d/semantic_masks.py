@@ -272,14 +272,23 @@ def _frame(scene: Scene, views: Views, image: str) -> Rgb:
 
 
 def _confirmed_depth(scene: Scene, views: Views, image: str) -> Depth | None:
-    """Return the depth of an image where its geometric mask keeps it, None where either is missing."""
+    """Return the depth of an image where its geometric mask keeps it, None where either is missing.
+
+    Maps that were made smaller than their image are brought to its size, each pixel as the nearest.
+    """
     camera = views.camera(image)
     files = _depth_files(scene, image)
     if not all(file.is_file() for file in files):
         return None
     depth = read_map(files[0])
-    _check_size(files[0], depth, camera.width, camera.height)
-    return np.where(_read_mask(files[1], camera.width, camera.height), depth, 0).astype(np.float32)
+    height, width = depth.shape[:2]
+    if not camera.has_shape(width, height):
+        _check_size(files[0], depth, camera.width, camera.height)
+    confirmed = np.where(_read_mask(files[1], width, height), depth, 0).astype(np.float32)
+    if (width, height) == (camera.width, camera.height):
+        return confirmed
+    size = (camera.width, camera.height)
+    return np.asarray(cv2.resize(confirmed, size, interpolation=cv2.INTER_NEAREST))
 
 
 def _depth_files(scene: Scene, image: str) -> tuple[Path, Path]:
