@@ -8,7 +8,7 @@ demo: .venv/made-core
 	$(BIN)/cuesta demo
 
 test: .venv/made-dev
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: .venv/made-dev
 	$(BIN)/ruff check .
