@@ -353,3 +353,31 @@ def test_a_view_far_off_adds_nothing(tmp_path: Path) -> None:
     assert (together.positions == alone.positions).all()
     assert fused.views[-1].name == "cam_0/away.png"
     assert fused.views[-1].num_kept == 0
+
+
+def test_masks_that_keep_all_still_make_no_point_of_one_view(tmp_path: Path) -> None:
+    scene = write_place(tmp_path / "place")
+    for name in views().names:
+        path = scene.geometric_mask(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full(SIZE, 255, np.uint8)).save(path)
+    cloud, fused = cloud_of(scene)
+    assert all(item.is_foreign and item.num_kept == WIDTH * HEIGHT for item in fused.coverage)
+    assert cloud.intensity is not None
+    assert cloud.intensity.min() == 2
+
+
+def test_a_semantic_mask_takes_its_view_out_of_the_means(tmp_path: Path) -> None:
+    seen = views()
+    scene = write_place(tmp_path / "place")
+    path = scene.semantic_mask(seen.names[0])
+    path.parent.mkdir(parents=True)
+    points = points_of(seen.pose(seen.names[0]))
+    on_ball = np.abs(np.linalg.norm(points - BALL, axis=-1) - RADIUS) < 1e-9
+    Image.fromarray((~on_ball).astype(np.uint8) * np.uint8(255)).save(path)
+    cloud, fused = cloud_of(scene)
+    mask = read_mask(scene.geometric_mask(seen.names[0]), SIZE)
+    assert fused.views[0].num_kept == (mask & ~on_ball).sum() < mask.sum()
+    reach = np.linalg.norm(cloud.positions - BALL, axis=1)
+    assert cloud.intensity is not None
+    assert cloud.intensity[reach < RADIUS + 0.01].max() == len(seen) - 1
