@@ -1,5 +1,8 @@
 """Golden losses: 20 full-precision losses of every debug recipe, one thread. `python -m
-tests.golden` writes them anew.
+tests.golden` writes those of this kind of processor anew.
+
+Without AVX-512 kernels of attention sum in another order, and training enlarges what that rounds: from 1e-7
+to 2e-4 in twelve steps. Such a processor has files of its own where it needs them, `NAME.avx2.json`.
 """
 
 import json
@@ -11,10 +14,17 @@ import torch
 from cuesta.cli.recipes import RECIPES, recipe_named
 from cuesta.engine.optim import build_optimizer
 from cuesta.engine.recipe import Recipe
+from cuesta.ops.lanes import has_feature
 
 FOLDER = Path(__file__).parent
 DEBUG_RECIPES = [name for name in RECIPES if name.endswith(".debug")]
 NUM_LOSSES = 20
+
+
+def golden_file(name: str) -> Path:
+    """Return the golden losses of a recipe on this kind of processor."""
+    own = FOLDER / f"{name}.avx2.json"
+    return own if own.exists() and not has_feature("avx512f") else FOLDER / f"{name}.json"
 
 
 def losses_of(recipe: Recipe, num_steps: int = NUM_LOSSES) -> list[float]:
@@ -42,4 +52,4 @@ def write() -> None:
     """Write the golden file of every debug recipe."""
     for name in DEBUG_RECIPES:
         losses = losses_of(replace(recipe_named(name), seed=0))
-        (FOLDER / f"{name}.json").write_text(json.dumps(losses, indent=1) + "\n")
+        golden_file(name).write_text(json.dumps(losses, indent=1) + "\n")

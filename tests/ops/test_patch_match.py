@@ -20,6 +20,7 @@ from cuesta.ops.patch_match import (
     patch_match,
 )
 from tests.ops.patch_cases import (
+    NOISY,
     SEARCH,
     assert_sweeps_are_twins,
     case,

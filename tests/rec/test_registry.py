@@ -11,7 +11,7 @@ import torch
 from cuesta.cli.recipes import RECIPES, recipe_named
 from cuesta.engine.loop import train
 from cuesta.engine.recipe import from_json, to_json
-from tests.golden import DEBUG_RECIPES, FOLDER, NUM_LOSSES, losses_of
+from tests.golden import DEBUG_RECIPES, NUM_LOSSES, golden_file, losses_of
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -27,7 +27,7 @@ def test_every_system_has_a_debug_recipe() -> None:
 
 @pytest.mark.parametrize("name", DEBUG_RECIPES)
 def test_losses_are_golden(name: str) -> None:
-    golden = json.loads((FOLDER / f"{name}.json").read_text())
+    golden = json.loads(golden_file(name).read_text())
     losses = losses_of(recipe_named(name))
     assert losses == losses_of(recipe_named(name)), "two runs in one process differ"
     assert losses == pytest.approx(golden, rel=1e-5)

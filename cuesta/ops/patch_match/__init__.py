@@ -157,7 +157,7 @@ def patch_match_costs(
     >>> image = (torch.arange(64).reshape(8, 8) * 5 % 256).to(torch.uint8)
     >>> planes = torch.tensor([0.5, 0, 0])[:, None, None].expand(3, 8, 8)
     >>> costs = patch_match_costs(image, [image], torch.eye(3, 4)[None], planes)
-    >>> costs.shape, bool(costs.max() < 0.1)
+    >>> costs.shape, bool(costs.max() < 0.2)
     (torch.Size([1, 8, 8]), True)
     """
     patch = patch or Patch()

@@ -236,7 +236,7 @@ def test_a_small_cache_gives_the_same_bytes(
     def two(_dense: DenseScene, _memory: int) -> int:
         return 2
 
-    monkeypatch.setattr(fusion, "_num_cached", two)
+    monkeypatch.setattr(fusion, "views_in_memory", two)
     out = fuse(scene.root, tmp_path / "small.ply").path
     assert out.read_bytes() == fused.path.read_bytes()
 

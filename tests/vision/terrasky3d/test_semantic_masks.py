@@ -203,7 +203,7 @@ def test_a_run_that_was_cut_off_goes_on(scene: Scene) -> None:
         ("folder", r"own: no such folder of masks"),
         ("frame", r"0.jpg: no whole picture"),
         ("depth", r"0.h5: no whole .h5 map"),
-        ("depth size", r"0.h5: 80 x 60 pixels, its image has 160 x 120"),
+        ("depth size", r"0.h5: 80 x 90 pixels, its image has 160 x 120"),
     ],
 )
 def test_mistakes_are_named(scene: Scene, wrong: str, words: str) -> None:
@@ -223,7 +223,7 @@ def test_mistakes_are_named(scene: Scene, wrong: str, words: str) -> None:
     if wrong == "depth":
         scene.depth_map(NAMES[0]).write_bytes(b"HDF")
     if wrong == "depth size":
-        write_map(scene.depth_map(NAMES[0]), np.ones((60, 80), np.float32))
+        write_map(scene.depth_map(NAMES[0]), np.ones((90, 80), np.float32))
     with pytest.raises(UserError, match=words):
         make_semantic_masks(scene, settings)
     assert not scene.semantic_mask(NAMES[0]).exists()
