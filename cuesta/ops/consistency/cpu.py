@@ -73,11 +73,11 @@ def _check_row(depth, other_depth, y, matrix, centre, lines, out):
 @inner
 def _project(depth, v, matrix, lines):
     """Find where the other view has the pixels of a row, and at what depth."""
-    a, b, c, d, e, f, g, h, i, j, k, l = matrix  # noqa: E741
+    a, b, c, d, e, f, g, h, i, j, k, m = matrix
     start_u, start_v, start_z = b * v + c, f * v + g, j * v + k
     for x in range(depth.size):
         u, z = x + 0.5, np.float64(depth[x])
-        other_z = z * (i * u + start_z) + l
+        other_z = z * (i * u + start_z) + m
         scale = 1 / other_z
         lines[_U, x] = (z * (a * u + start_u) + d) * scale
         lines[_V, x] = (z * (e * u + start_v) + h) * scale

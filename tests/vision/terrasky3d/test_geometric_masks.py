@@ -174,14 +174,14 @@ def test_masks_go_on_and_are_made_again_when_inputs_change(place: Scene) -> None
     dense = open_dense(place.root)
     sources = source_views(dense, 10, read=dense.read)
 
-    class Stopped(Exception):  # noqa: N818 (an interruption)
+    class StoppedError(Exception):
         pass
 
     def stop(_stage: str, done: int, _total: int) -> None:
         if done == 3:
-            raise Stopped
+            raise StoppedError
 
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         write_geometric_masks(dense, STRICT, sources, read=dense.read, on_progress=stop)
     times = [place.geometric_mask(name).stat().st_mtime_ns for name in seen.names[:3]]
     assert not place.geometric_mask(seen.names[3]).exists()

@@ -5,6 +5,7 @@ answers what the network would.
 """
 
 import json
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -147,8 +148,10 @@ def test_pickled_weights_are_not_read(tmp_path: Path) -> None:
         load_mask2former(folder)
 
 
-@pytest.mark.skipif(find_spec("transformers") is not None, reason="transformers is installed")
-def test_without_transformers_the_remedy_is_named(tmp_path: Path) -> None:
+def test_without_transformers_the_remedy_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(UserError, match=r"pip install 'cuesta\[segment\]' brings it"):
         load_mask2former(folder_of(tmp_path / "weights"))
 
