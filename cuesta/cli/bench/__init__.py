@@ -28,6 +28,8 @@ BENCHES: dict[str, str] = {
     "jagged_quality": "test AUC of encoded histories, against mean-pooled ones",
     "reconstruct": "photos to a posed scene, against bare calls of pycolmap with the same settings",
     "worlds": "pictures of generated worlds, and their rays against Embree's",
+    "depth": "depth of posed photographs, against OpenCV's SGBM and a plane sweep",
+    "fuse": "depth maps to a cloud, against pycolmap's fusion",
     "reader": "batches out of a Parquet log, against pyarrow reading the same columns",
 }
 RESULTS = Path("benchmarks/results")

@@ -71,9 +71,9 @@ def growths(call: Callable[[], object]) -> list[float]:
         gc.collect()
         _give_back()
         can_repeat = _reset_peak()
-        before = _peak()
+        before = peak_bytes()
         kept = call()
-        samples.append((_peak() - before) / 2**20)
+        samples.append((peak_bytes() - before) / 2**20)
         del kept
         if not can_repeat:  # the peak never falls again
             break
@@ -106,7 +106,7 @@ def _reset_peak() -> bool:
     return True
 
 
-def _peak() -> int:
+def peak_bytes() -> int:
     """Return the bytes of the peak of resident memory."""
     lines = _STATUS.read_text(encoding="ascii").splitlines() if _STATUS.exists() else []
     for line in lines:
