@@ -10,7 +10,8 @@ Compilation needs no GPU.
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import product
 
 import pytest
 import torch
@@ -38,6 +39,23 @@ runs = pytest.mark.skipif(
 is_not_nested = pytest.mark.skipif(IS_INTERPRETED, reason="this is the interpreter")
 tells_nothing_of_fusion = pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION is unset")
 
+if IS_INTERPRETED:
+    from triton.language import core
+    from triton.runtime import interpreter
+
+    _patch = interpreter._patch_lang
+
+    def _patch_once(function: Callable) -> object:
+        """Patch triton.language for a kernel or a helper, unless it is: a walk through all its names,
+        which took a third of the time when each call of a helper did it.
+        """
+        modules = {function.__globals__.get(name) for name in ("tl", "core")} - {None}
+        if any(core.is_builtin(module.load) for module in modules):
+            return _patch(function)
+        return interpreter._LangPatchScope()
+
+    interpreter._patch_lang = _patch_once
+
 
 # The interpreter multiplies with numpy, the reference with torch: both with kernels that are the same on
 # every x86 processor, or one of them gains bits on some, and no twin can follow.
@@ -51,6 +69,18 @@ def assert_passes_in_the_interpreter(path: str) -> None:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert " passed" in done.stdout
+
+
+def with_dtypes(names: str, *choices: Sequence[object]) -> pytest.MarkDecorator:
+    """Parametrize by `names`, the last of which is a dtype: every choice with every other one on a GPU;
+    in the interpreter, which is slow, one dtype each, in turns.
+    """
+    cases = []
+    for places in product(*(range(len(each)) for each in choices)):
+        chosen = [each[i] for each, i in zip(choices, places, strict=True)]
+        dtypes = DTYPES if HAS_GPU else [DTYPES[sum(places) % len(DTYPES)]]
+        cases += [(*chosen, dtype) for dtype in dtypes]
+    return pytest.mark.parametrize(names, cases, ids=str)
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:

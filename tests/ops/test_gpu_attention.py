@@ -30,6 +30,7 @@ from tests.ops.gpu_rungs import (
     random,
     runs,
     tells_nothing_of_fusion,
+    with_dtypes,
 )
 from tests.twins import assert_twins
 
@@ -46,9 +47,7 @@ MASKS = [
 
 
 @runs
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("meta_longest", [None, 40])
-@pytest.mark.parametrize("mask", MASKS, ids=str)
+@with_dtypes(("mask", "meta_longest", "dtype"), MASKS, [None, 40])
 def test_jagged_attention_is_a_twin(
     mask: Mask, meta_longest: int | None, dtype: torch.dtype
 ) -> None:
@@ -68,21 +67,20 @@ def test_jagged_attention_is_a_twin(
 
 
 @runs
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("mask", [Mask(), Mask(causal=True)], ids=str)
-@pytest.mark.parametrize(
-    ("lengths", "shape"),
+@with_dtypes(
+    ("attended_shape", "mask", "dtype"),
     [
         *((lengths, (1, 4, 4)) for lengths in NOTHING),
         (LONG, (1, 16, 64)),
         (LONG, (1, 20, 70)),
         (([3, 40], [2, 50]), (1, 200, 256)),
     ],
-    ids=str,
+    [Mask(), Mask(causal=True)],
 )
 def test_attention_of_any_shape_is_a_twin(
-    lengths: Lengths, shape: tuple[int, int, int], mask: Mask, dtype: torch.dtype
+    attended_shape: tuple[Lengths, tuple[int, int, int]], mask: Mask, dtype: torch.dtype
 ) -> None:
+    lengths, shape = attended_shape
     q, k, v, slope = attended(lengths, shape, dtype)
 
     @differentiated
@@ -94,9 +92,7 @@ def test_attention_of_any_shape_is_a_twin(
 
 
 @runs
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("num_seeds", [5, 70])
-@pytest.mark.parametrize("lengths", [[4, 0, 90, 1, 2], [0, 0], []], ids=str)
+@with_dtypes(("lengths", "num_seeds", "dtype"), [[4, 0, 90, 1, 2], [0, 0], []], [5, 70])
 def test_seed_attention_is_a_twin(
     lengths: list[int], num_seeds: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -122,14 +118,14 @@ def test_seed_attention_is_a_twin(
 @runs
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_the_gradient_of_null_in_attention_is_a_twin(dtype: torch.dtype) -> None:
-    q, k, v, slope = attended(([3, 0, 9], [4, 2, 7]), (32, 8, 4), dtype)  # a number a head
+    q, k, v, slope = attended(([3, 0, 9], [4, 2, 7]), (16, 8, 4), dtype)  # a number a head
 
     @differentiated
     def run(null: Tensor) -> Tensor:
         ragged = [each.with_values(each.values.to(null.dtype)) for each in (q, k, v)]
         return jagged_attention(*ragged, null=null).values
 
-    assert_twins(run, random(32, seed=5).to(dtype), slope, body="gpu")
+    assert_twins(run, random(16, seed=5).to(dtype), slope, body="gpu")
 
 
 @runs
@@ -166,18 +162,17 @@ def test_jagged_dense_attention_is_a_twin(dtype: torch.dtype) -> None:
 
 
 @runs
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(
-    ("activation", "lengths", "mask"),
+@with_dtypes(
+    ("case", "dtype"),
     [
         *((name, ATTENDED, MASKS[i % len(MASKS)]) for i, name in enumerate(FORMULAS)),
         *(("gelu_approx", lengths, Mask(causal=True)) for lengths in [LONG, *NOTHING]),
     ],
-    ids=str,
 )
 def test_gdpa_attention_is_a_twin(
-    activation: Activation, lengths: Lengths, mask: Mask, dtype: torch.dtype
+    case: tuple[Activation, Lengths, Mask], dtype: torch.dtype
 ) -> None:
+    activation, lengths, mask = case
     q, k, v, slope = attended(lengths, (2, 20, 16), dtype)
 
     @differentiated

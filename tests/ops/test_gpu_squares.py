@@ -28,6 +28,7 @@ from tests.ops.gpu_rungs import (
     random,
     runs,
     tells_nothing_of_fusion,
+    with_dtypes,
 )
 from tests.twins import assert_twins
 
@@ -37,9 +38,7 @@ SIDES = [[3, 0, 40, 1], [17, 17, 17], [0, 0], []]
 
 
 @runs
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("widths", [(40, 70), (21, 5)])
-@pytest.mark.parametrize("lengths", SIDES, ids=str)
+@with_dtypes(("lengths", "widths", "dtype"), SIDES, [(40, 70), (21, 5)])
 def test_jagged_bmm_is_a_twin(
     lengths: list[int], widths: tuple[int, int], dtype: torch.dtype
 ) -> None:

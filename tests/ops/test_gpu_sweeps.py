@@ -11,19 +11,18 @@ from torch import Tensor
 from cuesta.ops import plane_sweep, plane_sweep_zncc
 from tests.ops.gpu_rungs import (
     DEVICE,
-    DTYPES,
     assert_passes_in_the_interpreter,
     differentiated,
     is_not_nested,
     random,
     runs,
     tells_nothing_of_fusion,
+    with_dtypes,
 )
 from tests.twins import assert_twins
 
 pytestmark = tells_nothing_of_fusion
 
-FORMS = pytest.mark.parametrize("is_plane", [True, False], ids=["planes", "pixels"])
 SIZE = (5, 27)  # more pixels than a program's tile
 
 
@@ -34,12 +33,9 @@ def atomics_are_allowed() -> None:
 
 
 @runs
-@FORMS
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(("channels", "groups"), [(6, 2), (20, 2)])
-def test_plane_sweep_is_a_twin(
-    channels: int, groups: int, dtype: torch.dtype, is_plane: bool
-) -> None:
+@with_dtypes(("channels", "is_plane", "dtype"), [6, 20], [True, False])
+def test_plane_sweep_is_a_twin(channels: int, is_plane: bool, dtype: torch.dtype) -> None:
+    groups = 2
     poses, depths = geometry(is_plane)
     reference = random(2, channels, *SIZE).to(dtype)
     sources = random(2, 2, channels, 9, 14, seed=1).to(dtype)
@@ -51,9 +47,8 @@ def test_plane_sweep_is_a_twin(
 
 
 @runs
-@FORMS
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_plane_sweep_zncc_is_a_twin(dtype: torch.dtype, is_plane: bool) -> None:
+@with_dtypes(("is_plane", "dtype"), [True, False])
+def test_plane_sweep_zncc_is_a_twin(is_plane: bool, dtype: torch.dtype) -> None:
     poses, depths = geometry(is_plane)
     reference, sources = random(*SIZE).to(dtype), random(2, 9, 28, seed=1).to(dtype)
     sources[0, 4, 4] = torch.nan  # the windows that it is in count nothing
