@@ -1,5 +1,5 @@
-"""Semi-global aggregation of a cost volume [Y, X, planes], eight paths, and the best plane: the kernels of
-`stereo_peers`.
+"""The kernels of `stereo_peers`: correlations of windows, the better half of them, semi-global aggregation of a
+cost volume [Y, X, planes] along eight paths, and the best plane.
 
 Along a path, L(p, k) = C(p, k) + min(L(q, k), L(q, k - 1) + P1, L(q, k + 1) + P1, min L(q) + P2) - min L(q) with q the
 pixel before p (Hirschmüller, TPAMI 2008, equation 13).
@@ -17,6 +17,38 @@ from cuesta.ops.numba_support import kernel
 Volume = NDArray[np.float32]
 Plane = NDArray[np.float32]
 Penalties = tuple[np.float32, np.float32, np.float32]
+
+
+@kernel
+def write_moments(grey: Plane, warped: Plane, moments: Volume) -> None:
+    """Write the warped picture, its square, and its product with the reference, [Y, X, 3]."""
+    height, width = grey.shape
+    for y in numba.prange(height):
+        for x in range(width):
+            value = warped[y, x]
+            moments[y, x, 0] = value
+            moments[y, x, 1] = value * value
+            moments[y, x, 2] = value * grey[y, x]
+
+
+@kernel
+def keep_best(own: Volume, other: Volume, best: Volume) -> None:
+    """Put the correlation from the means of moments, [Y, X, 3], among the best so far, [kept, Y, X] in order.
+
+    The variances have a grey level's square added, so that flat windows correlate with nothing.
+    """
+    height, width, _ = own.shape
+    for y in numba.prange(height):
+        for x in range(width):
+            mean, other_mean = own[y, x, 0], other[y, x, 0]
+            variance = max(own[y, x, 1] - mean * mean, np.float32(0)) + np.float32(1)
+            other_variance = max(other[y, x, 1] - other_mean * other_mean, np.float32(0))
+            covariance = other[y, x, 2] - mean * other_mean
+            alike = covariance / np.sqrt(variance * (other_variance + np.float32(1)))
+            for k in range(best.shape[0]):
+                place = best[k, y, x]
+                best[k, y, x] = max(place, alike)
+                alike = min(place, alike)
 
 
 @inner

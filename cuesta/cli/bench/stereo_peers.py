@@ -19,7 +19,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from cuesta.cli.bench.stereo_peer_kernels import aggregate_across, aggregate_down, best_planes
+from cuesta.cli.bench.stereo_peer_kernels import (
+    aggregate_across,
+    aggregate_down,
+    best_planes,
+    keep_best,
+    write_moments,
+)
 from cuesta.data.maps import Map
 from cuesta.ops.numba_support import num_threads
 from cuesta.vision.terrasky3d.stereo import Picture, Range
@@ -159,45 +165,28 @@ def swept_planes(view: Picture, sources: Sequence[Picture], within: Range) -> Ma
     """Return the depth of the plane that costs least after aggregation, refined between planes."""
     inverse = np.linspace(1 / within.farthest, 1 / within.nearest, _NUM_PLANES)
     grey = view.grey.numpy().astype(np.float32)
-    reference = _Windows.of(grey)
+    moments = np.empty((*grey.shape, 3), np.float32)
+    own = _means(grey, grey, moments)
     others = [source.grey.numpy().astype(np.float32) for source in sources]
     matrices = [view.other_from_this(source).numpy() for source in sources]
-    num_best = (len(sources) + 1) // 2
     costs = np.empty((_NUM_PLANES, *grey.shape), np.float32)
+    best = np.empty(((len(sources) + 1) // 2, *grey.shape), np.float32)
     for k, inverse_depth in enumerate(inverse):
-        best = np.full((num_best, *grey.shape), -1, np.float32)
+        best.fill(-1)
         for matrix, other in zip(matrices, others, strict=True):
             form = matrix[:, :3].copy()
             form[:, 2] += matrix[:, 3] * inverse_depth
-            alike = reference.correlation(_warped(other, form, grey.shape[::-1], is_inverse=True))
-            for place in best:  # the better half stays, in order
-                better = np.maximum(place, alike)
-                alike = np.minimum(place, alike)
-                place[:] = better
+            warped = _warped(other, form, grey.shape[::-1], is_inverse=True)
+            keep_best(own, _means(grey, warped, moments), best)
         costs[k] = 1 - best.mean(0)
     return _aggregated(costs, grey, inverse)
 
 
-class _Windows(NamedTuple):
-    """Hold a picture, its means over windows, and the roots of their variances plus a grey level's square."""
-
-    values: Plane
-    mean: Plane
-    deviation: Plane
-
-    @staticmethod
-    def of(values: Plane) -> _Windows:
-        mean = _box(values)
-        return _Windows(values, mean, np.sqrt(np.maximum(_box(values**2) - mean**2, 0) + 1))
-
-    def correlation(self, values: Plane) -> Plane:
-        other = _Windows.of(values)
-        covariance = _box(self.values * values) - self.mean * other.mean
-        return covariance / (self.deviation * other.deviation)
-
-
-def _box(values: Plane) -> Plane:
-    return np.asarray(cv2.blur(values, (_WINDOW, _WINDOW)), np.float32)
+def _means(grey: Plane, warped: Plane, moments: Plane) -> Plane:
+    """Return the means over windows of a warped picture, its square and its product with the reference."""
+    num_threads()
+    write_moments(grey, warped, moments)
+    return np.asarray(cv2.blur(moments, (_WINDOW, _WINDOW)), np.float32)
 
 
 def _aggregated(costs: Plane, grey: Plane, inverse: Floats) -> Map:
