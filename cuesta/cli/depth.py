@@ -26,6 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--images", help="with --out: the folder of images (beside the poses)")
     parser.add_argument(
+        "--refine-poses",
+        action="store_true",
+        help="with --out: adjust the given poses to what the images show; frame and unit stay",
+    )
+    parser.add_argument(
         "--engine", choices=("patchmatch",), default="patchmatch", help="(%(default)s)"
     )
     parser.add_argument(
@@ -47,6 +52,8 @@ def depth(options: argparse.Namespace) -> int:
         options.depth_parser.error("name a scene; `cuesta reconstruct` makes one of photos")
     if options.images and not options.out:
         raise UserError(f"--images {options.images} goes with --out, the folder of a new scene")
+    if options.refine_poses and not options.out:
+        raise UserError("--refine-poses goes with --out, the folder of a new scene")
     from cuesta.vision.terrasky3d.adopt import adopt
     from cuesta.vision.terrasky3d.depth import make_depth
 
@@ -58,7 +65,9 @@ def depth(options: argparse.Namespace) -> int:
                 scene,
                 options.out,
                 images=options.images,
-                on_progress=lambda done, total: on_progress("images", done, total),
+                refines_poses=options.refine_poses,
+                seed=settings.seed,
+                on_progress=on_progress,
             ).root
         result = make_depth(scene, settings, memory=memory, on_progress=on_progress)
     if options.json:

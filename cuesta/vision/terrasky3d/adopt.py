@@ -1,25 +1,33 @@
 """`adopt`: a scene of ours from posed images in any form that `read_views` knows.
 
 Images are linked, distortion is taken out where there is any, points with their tracks are kept where the
-form has them. So COLMAP's, nerfstudio's, MVSNet's or a generated scene's images can be given depth.
+form has them, poses refined where that is asked. So COLMAP's, nerfstudio's, MVSNet's or a generated scene's
+images can be given depth.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pycolmap
 
 from cuesta.data.files import atomic_folder
-from cuesta.data.scenes.colmap import read_reconstruction, reconstruction_of, write_reconstruction
+from cuesta.data.scenes.colmap import (
+    read_colmap,
+    read_reconstruction,
+    reconstruction_of,
+    write_reconstruction,
+)
 from cuesta.data.scenes.read import model_folder, read_views
 from cuesta.data.scenes.scene import Scene, open_scene, read_about, write_manifest
 from cuesta.data.scenes.views import Views
 from cuesta.errors import UserError
+from cuesta.vision.terrasky3d.refine_poses import refined
 from cuesta.vision.terrasky3d.settings import UndistortSettings
+from cuesta.vision.terrasky3d.stages import OnProgress, ignore_stages
 from cuesta.vision.terrasky3d.undistort import undistort
 
 _PLACES = ("frames", "images", "../images", "../../images", "../../frames", "")
@@ -30,16 +38,24 @@ def adopt(
     out: str | Path,
     *,
     images: str | Path | None = None,
-    on_progress: Callable[[int, int], None] = lambda _done, _total: None,
+    refines_poses: bool = False,
+    seed: int = 0,
+    on_progress: OnProgress = ignore_stages,
 ) -> Scene:
     """Return a new scene in the folder `out`, of the posed images at `path`.
 
     `images` is the folder that names are relative to; without it, the usual places beside the poses are
-    looked through. A scene that is there already, of the same source, is returned as it is. Raises `UserError`
-    where there are no poses or an image is missing.
+    looked through. With `refines_poses`, poses are brought into agreement with the images, by `refined` with
+    that seed. A scene that is there already, of the same source, is returned as it is. Raises `UserError`
+    where there are no poses or an image is missing, or too little is seen to refine them.
     """
     path, scene = Path(path), Scene(Path(out))
-    about = {"kind": "posed images", "source": str(path.resolve()), "unit": "as given"}
+    about: dict[str, Any] = {
+        "kind": "posed images",
+        "source": str(path.resolve()),
+        "unit": "as given",
+        "poses": "refined" if refines_poses else "as given",
+    }
     if scene.root.exists():
         return _existing(scene, about)
     views = read_views(path)
@@ -54,19 +70,27 @@ def adopt(
         write_reconstruction(scratch / "given", _model(path, views, names))
         undistort(
             scratch / "given", scratch / "images", scratch, UndistortSettings(max_image_size=1 << 20),
-            on_progress,
+            lambda done, total: on_progress("images", done, total),
         )  # fmt: skip
         (scratch / "frames").rename(begun.frames)
         begun.model.parent.mkdir(parents=True)
-        (scratch / "model").rename(begun.model)
+        if refines_poses:
+            given = read_colmap(scratch / "model")
+            better = refined(
+                begun.frames, given, scratch / "refined", seed=seed, on_progress=on_progress
+            )
+            write_reconstruction(begun.model, better.model)
+            about["refined"] = better.about
+        else:
+            (scratch / "model").rename(begun.model)
         shutil.rmtree(scratch)
         write_manifest(begun, about)
     return scene
 
 
-def _existing(scene: Scene, about: dict[str, str]) -> Scene:
+def _existing(scene: Scene, about: dict[str, Any]) -> Scene:
     found = read_about(open_scene(scene.root))
-    if found.get("kind") != about["kind"] or found.get("source") != about["source"]:
+    if any(found.get(name) != about[name] for name in ("kind", "source", "poses")):
         raise UserError(f"{scene.root}: holds another scene; choose another --out or delete it")
     return scene
 

@@ -67,14 +67,15 @@ def sparse_points(
     return points_of(read_reconstruction(stage.folder / "model"))
 
 
-def _triangulate(
+def match_posed(
     frames: Path, views: Views, folder: Path, seed: int, on_progress: Callable[[int, int], None]
-) -> dict[str, Any]:
+) -> Path:
+    """Return the database, below `folder`, of the images' features and verified matches."""
     photos = [{"name": name, "gps": None, "clip": None} for name in views.names]
     cameras = [_camera(views, name) for name in views.names]
     by_folder = {camera["folder"]: camera for camera in cameras}
     for name in ("features", "matches"):
-        (folder / name).mkdir(exist_ok=True)
+        (folder / name).mkdir(parents=True, exist_ok=True)
     extract_features(
         frames,
         folder / "features",
@@ -84,17 +85,30 @@ def _triangulate(
         on_progress,
     )
     match(folder / "features", folder / "matches", photos, MatchSettings(), seed, on_progress)
-    database = folder / "matches" / "database.db"
+    return folder / "matches" / "database.db"
+
+
+def triangulate_posed(
+    frames: Path, views: Views, database: Path, scratch: Path
+) -> pycolmap.Reconstruction:
+    """Return the points of the matches in a database, with the poses as they are."""
     with pycolmap.Database.open(database) as opened:
         ids = {image.name: image.image_id for image in opened.read_all_images()}
     known = reconstruction_of(views)
     assert all(known.image(ids[name]).name == name for name in views.names)
-    scratch = folder / "triangulated"
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir()
     found = call(lambda _: pycolmap.triangulate_points(known, database, frames, scratch))
     assert isinstance(found, pycolmap.Reconstruction)
     shutil.rmtree(scratch)
+    return found
+
+
+def _triangulate(
+    frames: Path, views: Views, folder: Path, seed: int, on_progress: Callable[[int, int], None]
+) -> dict[str, Any]:
+    database = match_posed(frames, views, folder, seed, on_progress)
+    found = triangulate_posed(frames, views, database, folder / "triangulated")
     shutil.rmtree(folder / "model", ignore_errors=True)
     write_reconstruction(folder / "model", found)
     return {"num_points": found.num_points3D()}
