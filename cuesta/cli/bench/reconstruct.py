@@ -129,7 +129,7 @@ def _real_cases(findings: Findings, settings: Settings) -> list[PhotosCase]:
 
 
 def _generated_cases(scratch: Path, settings: Settings) -> list[PhotosCase]:
-    size = Size(num_scenes=1, num_images=12, width=480, height=360) if settings.quick else "mini"
+    size = Size(num_scenes=1, num_images=8, width=320, height=240) if settings.quick else "mini"
     cases = []
     for scene in make_landmarks(scratch / "photos", size):
         route = scene.root.name.rpartition("_")[2]
