@@ -287,7 +287,7 @@ def _claim(typing_context, counter):
 @kernel
 def _forward(rows, scratch, units, out, lse, threads):
     for thread in numba.prange(threads):
-        _forward_units(rows, scratch, units, out, lse, thread)
+        _forward_units(rows, scratch, units, out, lse, np.int64(thread))
 
 
 @_bare
@@ -343,7 +343,7 @@ def _ask_for(array, first, last):
 @kernel
 def _backward(rows, scratch, units, given, threads):
     for thread in numba.prange(threads):
-        _backward_units(rows, scratch, units, given, thread)
+        _backward_units(rows, scratch, units, given, np.int64(thread))
 
 
 @_bare
