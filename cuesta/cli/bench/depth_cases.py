@@ -28,7 +28,7 @@ from cuesta.data.scenes.scene import Scene
 from cuesta.data.scenes.strecha import read_strecha
 from cuesta.data.scenes.views import Views
 from cuesta.data.worlds.make import Size, make_landmarks
-from cuesta.geometry import Transform
+from cuesta.geometry import Camera, Transform
 from cuesta.vision.terrasky3d.adopt import adopt
 from cuesta.vision.terrasky3d.depth_recipes import laptop
 from cuesta.vision.terrasky3d.grey_pictures import GreyPictures
@@ -138,6 +138,34 @@ def hololens_case(folder: Path, num_references: int = NUM_REFERENCES) -> DepthCa
         references=references,
         truth={name: read_map(folder / "depth" / f"{name}.png") for name in references},
     )
+
+
+def refined_case(case: DepthCase, folder: Path, scratch: Path) -> DepthCase:
+    """Return a case of hololens with the poses that `cuesta depth --refine-poses` finds for all frames."""
+    ids, poses = _hololens_poses(folder / "poses.txt")
+    posed = scratch / "as_measured"
+    (posed / "images").mkdir(parents=True)
+    for name in ids:
+        shutil.copyfile(folder / "images" / f"{name}.png", posed / "images" / f"{name}.png")
+    view = next(iter(case.pictures.values()))
+    (focal_x, _, centre_x), (_, focal_y, centre_y), _ = view.matrix.tolist()
+    height, width = view.grey.shape
+    params = torch.tensor([focal_x, focal_y, centre_x, centre_y], dtype=torch.float64)
+    cam_from_world = Transform.rigid(
+        torch.stack([poses[name].rotation for name in ids]),
+        torch.stack([poses[name].translation for name in ids]),
+    )
+    names = tuple(f"{name}.png" for name in ids)
+    cameras = {1: Camera("PINHOLE", params, width, height)}
+    write_colmap(posed / "sparse" / "0", Views(names, cameras, (1,) * len(ids), cam_from_world))
+    scene = adopt(posed, scratch / "refined", refines_poses=True)
+    better = read_colmap(scene.model)
+    pose_of = {Path(name).stem: better.pose(name) for name in better.names}
+    pictures = {
+        name: picture._replace(cam_from_world=pose_of[name])
+        for name, picture in case.pictures.items()
+    }
+    return replace(case, name="hololens, poses refined", pictures=pictures)
 
 
 def _posed(name: str, scene: Scene, truth: Mapping[str, Map]) -> PosedCase:

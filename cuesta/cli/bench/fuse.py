@@ -108,9 +108,8 @@ def _time(findings: Findings, posed: PosedCase, root: Path, settings: Settings) 
 
 
 def _with_depth(posed: PosedCase, root: Path) -> Scene:
-    """Return a scene whose model has tracks, which pycolmap chooses views by, with depth and ten sources a view."""
-    model = posed.scene.work / "points" / "model"
-    scene = adopt(model, root / "scene", images=posed.scene.frames)
+    """Return a copy of the scene with depth and ten sources a view."""
+    scene = adopt(posed.scene.root, root / "scene")
     make_depth(scene.root, fast())
     views = read_colmap(scene.model)
     chosen, _ = choose_sources(views, posed.points, replace(fast(), num_sources=NUM_SOURCES))

@@ -31,10 +31,17 @@ _REPLACED = ("depth/", "colmap/dense/")
 
 
 def publish_depth(
-    scene: Scene, maps: Path, about: Mapping[str, Any], settings: StereoSettings, *, is_fresh: bool
+    scene: Scene,
+    maps: Path,
+    about: Mapping[str, Any],
+    settings: StereoSettings,
+    *,
+    model: Path,
+    is_fresh: bool,
 ) -> None:
     """Put the maps below `maps` (depth/*.h5, normals/*.bin) into the scene, and rewrite its manifest.
 
+    `model` has tracks, by which COLMAP chooses the images that it fuses with one another.
     With `is_fresh` off, nothing is done where the scene has them already.
     """
     record = scene.root / "depth" / "depth.json"
@@ -52,7 +59,7 @@ def publish_depth(
                 _link(maps / kind / own, temporary / own)
     sources = {name: image["sources"] for name, image in about["images"].items()}
     write_text(scene.root / "depth" / "sources.json", json.dumps(sources, indent=1) + "\n")
-    _write_workspace(scene, sources)
+    _write_workspace(scene, model, sources)
     write_depth_report(scene, about, settings)
     write_text(record, json.dumps(about, indent=1) + "\n")
     write_manifest(scene, read_about(scene))
@@ -77,7 +84,7 @@ def _unlist(scene: Scene) -> None:
     write_text(scene.manifest, json.dumps(manifest, indent=1) + "\n")
 
 
-def _write_workspace(scene: Scene, sources: Mapping[str, list[str]]) -> None:
+def _write_workspace(scene: Scene, model: Path, sources: Mapping[str, list[str]]) -> None:
     with atomic_folder(scene.root / "colmap" / "dense", overwrite=True) as temporary:
         for name in sources:
             _link(scene.frame(name), temporary / "images" / name)
@@ -87,7 +94,7 @@ def _write_workspace(scene: Scene, sources: Mapping[str, list[str]]) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             write_map(target, depth)
             _link(normal_map(scene, name), stereo / "normal_maps" / f"{name}.geometric.bin")
-        for file in sorted(scene.model.iterdir()):
+        for file in sorted(model.iterdir()):
             _link(file, temporary / "sparse" / file.name)
         write_text(temporary / "stereo" / "fusion.cfg", "".join(f"{n}\n" for n in sources))
         lines = [f"{name}\n{', '.join(others)}\n" for name, others in sources.items()]

@@ -36,7 +36,11 @@ from cuesta.vision.terrasky3d.completion import smoothed
 from cuesta.vision.terrasky3d.dense_workspace import publish_depth
 from cuesta.vision.terrasky3d.grey_pictures import GreyPictures
 from cuesta.vision.terrasky3d.settings import StereoSettings
-from cuesta.vision.terrasky3d.sparse_points import SparsePoints, sparse_points
+from cuesta.vision.terrasky3d.sparse_points import (
+    SparsePoints,
+    model_with_tracks,
+    sparse_points,
+)
 from cuesta.vision.terrasky3d.stages import OnProgress, ignore_stages, run_stage
 from cuesta.vision.terrasky3d.stereo import (
     bytes_needed,
@@ -114,8 +118,9 @@ def make_depth(
         images = stage.result["images"]
         result = DepthResult(scene, images, refused, stage.seconds)
         publish_depth(
-            scene, stage.folder / "maps", result.to_json(), settings, is_fresh=stage.is_fresh
-        )
+            scene, stage.folder / "maps", result.to_json(), settings,
+            model=model_with_tracks(scene), is_fresh=stage.is_fresh,
+        )  # fmt: skip
         on_progress("publish", 1, 1)
     return result
 

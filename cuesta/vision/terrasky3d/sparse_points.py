@@ -52,10 +52,8 @@ def sparse_points(
     scene: Scene, views: Views, *, seed: int, on_progress: Callable[[int, int], None]
 ) -> SparsePoints:
     """Return the points of a scene; the ones triangulated here are kept in `work/points`."""
-    model = read_reconstruction(scene.model)
-    num_tracks = sum(image.num_points3D for image in model.images.values())
-    if num_tracks >= _LEAST_TRACKS * len(views):
-        return points_of(model)
+    if model_with_tracks(scene) == scene.model:
+        return points_of(read_reconstruction(scene.model))
 
     def make(folder: Path) -> dict[str, Any]:
         return _triangulate(scene.frames, views, folder, seed, on_progress)
@@ -65,6 +63,14 @@ def sparse_points(
     inputs = [list(views.names), list(views.camera_ids), cameras, poses, seed]
     stage = run_stage("points", scene.work, make, inputs=inputs)
     return points_of(read_reconstruction(stage.folder / "model"))
+
+
+def model_with_tracks(scene: Scene) -> Path:
+    """Return the scene's own model, or, where that has none, the one that `sparse_points` leaves."""
+    model = read_reconstruction(scene.model)
+    num_tracks = sum(image.num_points3D for image in model.images.values())
+    is_own = num_tracks >= _LEAST_TRACKS * model.num_reg_images()
+    return scene.model if is_own else scene.work / "points" / "model"
 
 
 def match_posed(

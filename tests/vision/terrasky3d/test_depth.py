@@ -98,6 +98,16 @@ def test_the_workspace_is_colmaps(done: DepthResult) -> None:
     } == given
 
 
+def test_colmap_fuses_the_workspace_of_poses_without_points(
+    done: DepthResult, tmp_path: Path
+) -> None:
+    options = pycolmap.StereoFusionOptions()
+    options.min_num_pixels = 2
+    workspace = done.scene.root / "colmap" / "dense"
+    fused = pycolmap.stereo_fusion(tmp_path, workspace, options=options)
+    assert fused.num_points3D() > 100
+
+
 def test_what_was_chosen_is_told(done: DepthResult) -> None:
     verify_scene(done.scene.root)
     told = json.loads((done.scene.root / "depth" / "depth.json").read_text())
