@@ -92,7 +92,8 @@ class Scene:
 def open_scene(path: str | Path) -> Scene:
     """Return the scene in a folder, after comparing its manifest with the names and sizes of files.
 
-    Raises `UserError` where there is no scene, or a file is missing, added or of another size.
+    Files that the manifest does not list are let be. Raises `UserError` where there is no scene, or a file
+    is missing or of another size.
     """
     scene = Scene(Path(path))
     listed, present = _listed_files(scene), {}

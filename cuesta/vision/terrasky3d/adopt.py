@@ -89,6 +89,8 @@ def adopt(
 
 
 def _existing(scene: Scene, about: dict[str, Any]) -> Scene:
+    if not scene.manifest.is_file():
+        raise UserError(f"{scene.root}: is there and is no scene; choose another --out")
     found = read_about(open_scene(scene.root))
     if any(found.get(name) != about[name] for name in ("kind", "source", "poses")):
         raise UserError(f"{scene.root}: holds another scene; choose another --out or delete it")

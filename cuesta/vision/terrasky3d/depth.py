@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -101,6 +101,7 @@ def make_depth(
         raise UserError(
             f"{scene.root}: a single image has no depth; add photographs of the same place"
         )
+    _check_names(scene, views.names)
     with only_run(scene):
         on_progress("points", 0, 0)
         points = sparse_points(
@@ -273,6 +274,17 @@ def _read_inverse_depth(path: Path) -> Tensor:
     return torch.from_numpy(np.array(np.load(path, mmap_mode="r", allow_pickle=False)[0]))
 
 
+def _check_names(scene: Scene, names: Sequence[str]) -> None:
+    """Refuse images that differ by their suffix alone: their depth would be one file."""
+    owner: dict[PurePosixPath, str] = {}
+    for name in names:
+        other = owner.setdefault(PurePosixPath(name).with_suffix(""), name)
+        if other != name:
+            raise UserError(
+                f"{scene.root}: {other} and {name} would have one depth map; rename one"
+            )
+
+
 def _check_ours(scene: Scene) -> None:
     """Refuse to replace depth that came from elsewhere: a sensor's, or a generated scene's truth."""
     maps = scene.root / "depth" / "maps"
@@ -285,10 +297,7 @@ def _check_ours(scene: Scene) -> None:
 
 def _why_none(scene: Scene, refused: Mapping[str, str]) -> str:
     name, reason = next(iter(refused.items()))
-    return (
-        f"{scene.root}: no image can be matched: {name}: {reason}; take photographs that overlap, from "
-        "places apart, of things with texture"
-    )
+    return f"{scene.root}: no image can be matched: {name}: {reason}"
 
 
 def _gigabytes(count: int) -> str:

@@ -45,7 +45,8 @@ def choose_sources(
         others = _ranked(name, views, points, centres, place)[: settings.num_sources]
         if not others:
             refused[name] = (
-                f"it shares no {LEAST_SHARED} points with another image seen from another place"
+                f"it shares no {LEAST_SHARED} points with another image seen from another place; take "
+                "photographs that overlap, from places apart, of things with texture"
             )
             continue
         pose = views.pose(name)
@@ -53,7 +54,10 @@ def choose_sources(
         depths = points.positions[seen] @ rotation[2] + translation[2]
         within = _range(depths[depths > 0], settings)
         if not within.nearest < within.farthest:
-            refused[name] = f"its depth range is empty: {within.nearest:g} to {within.farthest:g}"
+            refused[name] = (
+                f"its depth range is empty: {within.nearest:g} to {within.farthest:g}; give --nearest and "
+                "--farthest in the unit of the model"
+            )
             continue
         _, names, shared, degrees = zip(*others, strict=True)
         chosen[name] = Choice(names, shared, degrees, within)

@@ -140,6 +140,14 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "scene").iterdir()] == ["thesis.tex"]
 
 
+def test_a_folder_of_something_else_is_let_be(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("dear")
+    with pytest.raises(UserError, match="no scene; choose another --out"):
+        adopt(tmp_path / "poses", tmp_path / "mine")
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["letter.txt"]
+
+
 def test_images_elsewhere_are_named(tmp_path: Path) -> None:
     seen = views("a.png", "b.png")
     source = colmap_folder(tmp_path / "source", seen)

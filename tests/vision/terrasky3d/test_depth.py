@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -280,7 +281,21 @@ def test_images_without_texture_are_told(places: tuple[Scene, Scene], tmp_path: 
 
 def test_an_empty_range_is_told(places: tuple[Scene, Scene]) -> None:
     settings = dataclasses.replace(QUICK, nearest=9.0, farthest=3.0)
-    check_refused(places[1], "depth range is empty: 9 to 3", settings=settings)
+    check_refused(places[1], "depth range is empty: 9 to 3; give --nearest", settings=settings)
+
+
+def test_images_that_would_share_a_map_are_told(
+    places: tuple[Scene, Scene], tmp_path: Path
+) -> None:
+    scene = with_views(places, tmp_path / "twice", 2)
+    views = read_colmap(scene.model)
+    first, second = views.names
+    renamed = str(Path(first).with_suffix(".png"))
+    scene.frame(second).rename(scene.frame(renamed))
+    shutil.rmtree(scene.model)
+    write_colmap(scene.model, dataclasses.replace(views, names=(first, renamed)))
+    write_manifest(scene, {"kind": "test"})
+    check_refused(scene, first, renamed, "one depth map; rename one")
 
 
 def test_a_lost_and_a_broken_frame_are_named(places: tuple[Scene, Scene], tmp_path: Path) -> None:
