@@ -27,7 +27,7 @@ from torch import Tensor
 from cuesta.ops.attended_rows_blocks import KEYS, Gradients, attend, attend_backward
 from cuesta.ops.attended_rows_factors import close_engine, open_engine
 from cuesta.ops.lanes import array_pointer, prefetch, prefetch_to_write
-from cuesta.ops.numba_decorators import FLAGS
+from cuesta.ops.numba_decorators import FLAGS, FROM_KERNELS
 from cuesta.ops.numba_support import kernel, num_threads, view
 from cuesta.ops.tiles import has_amx
 
@@ -38,7 +38,9 @@ NUM_TASKS = 64  # of units, when there are more
 NUM_CHUNKS = 16  # of rows over which the gradient of shared queries is summed in order
 
 # Without _nrt=False each slice of a buffer counts a reference to it, atomically.
-_bare = numba.njit(cache=True, nogil=True, fastmath=FLAGS, error_model="numpy", _nrt=False)
+_bare = numba.njit(
+    cache=True, nogil=True, fastmath=FLAGS, error_model="numpy", _nrt=False, **FROM_KERNELS
+)
 
 
 class Rows(NamedTuple):

@@ -1,5 +1,5 @@
 """The Numba kernels of band-limited noise: value noise on hashed lattices, octaves of it, filtered
-joints.
+joints. Counts and seeds are given as floats: Numba compiles what is given another literal integer anew.
 
 `width` is the side of a pixel on the surface. A wave of length l is left out where l < 2 width and
 whole where l > 4 width, so that a texture loses its detail before it could alias. Source for the
@@ -9,8 +9,10 @@ filtered joints: Ebert and others, "Texturing and modeling", 3rd edition, sectio
 import numba
 import numpy as np
 
+from cuesta.ops.numba_decorators import FLAGS, FROM_KERNELS
+
 texture_kernel = numba.njit(
-    cache=True, nogil=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"}
+    cache=True, nogil=True, error_model="numpy", fastmath=FLAGS, **FROM_KERNELS
 )
 
 X, Y, Z, SEED = 0x9E3779B97F4A7C1, 0x3C6EF372FE94F82B, 0x1B873593CC9E2D51, 0x2545F4914F6CDD1D
@@ -70,7 +72,7 @@ def presence(length, width):
 def octaves(u, v, longest, gain, count, seed, width):
     """Return a sum of noises, each turned, 0.45 times as long and `gain` times as strong."""
     total, strength, length = 0.0, 1.0, longest
-    for k in range(count):
+    for k in range(int(count)):
         left = presence(length, width)
         if left <= 0:
             break
@@ -86,7 +88,7 @@ def octaves(u, v, longest, gain, count, seed, width):
 def octaves_in_space(x, y, z, longest, gain, count, seed, width):
     """Return the like of `octaves` for a point in space."""
     total, strength, length = 0.0, 1.0, longest
-    for k in range(count):
+    for k in range(int(count)):
         left = presence(length, width)
         if left <= 0:
             break

@@ -10,11 +10,14 @@ hit is where the ray meets the plane itself, exact to rounding.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from cuesta.ops.numba_decorators import FROM_KERNELS
 
 TRIANGLE, PARALLELOGRAM, ELLIPSOID = 0, 1, 2
 STACK = 128  # deeper than a hierarchy is
@@ -26,13 +29,16 @@ FAR = 1e30
 
 # Without _nrt=False each call counts references to the arrays it passes on, atomically, which costs
 # more than the rays; such a kernel allocates nothing.
-ray_kernel = numba.njit(
+_ray = partial(
+    numba.njit,
     cache=True,
     nogil=True,
     _nrt=False,
     error_model="numpy",
     fastmath={"contract", "reassoc", "nsz", "nnan"},
 )
+ray_kernel = _ray()
+ray_helper = _ray(**FROM_KERNELS)
 
 
 class Packet(NamedTuple):
@@ -71,7 +77,7 @@ def put(packet, lane, ox, oy, oz, dx, dy, dz, reach):
     packet.best[lane], packet.slots[lane] = reach, -1
 
 
-@ray_kernel
+@ray_helper
 def distance_to(planes, kinds, slot, ox, oy, oz, dx, dy, dz, near, far):
     """Return where in [near, far] the ray first meets a primitive, in lengths of its direction, or -1."""
     kind = kinds[slot]
@@ -107,7 +113,7 @@ def distance_to(planes, kinds, slot, ox, oy, oz, dx, dy, dz, near, far):
     return t if -SLACK <= v <= most + SLACK else -1.0
 
 
-@ray_kernel
+@ray_helper
 def count_entries(bounds, node, side, loose):
     """Return how many rays meet a child's box before they end, and their distances to it together."""
     lx, ly, lz = bounds[node, side], bounds[node, side + 1], bounds[node, side + 2]
@@ -125,7 +131,7 @@ def count_entries(bounds, node, side, loose):
     return count, total
 
 
-@ray_kernel
+@ray_helper
 def count_hits(planes, kinds, slot, rays, best):
     """Return how many rays meet a flat primitive before their `best`, or nearly so."""
     a, b, c, d = planes[slot, 0], planes[slot, 1], planes[slot, 2], planes[slot, 3]
@@ -150,7 +156,7 @@ def count_hits(planes, kinds, slot, rays, best):
     return count
 
 
-@ray_kernel
+@ray_helper
 def refresh(packet):
     """Copy how far rays look to float32; return whether any still looks."""
     best, loose, is_any = packet.best, packet.loose, False
@@ -160,7 +166,7 @@ def refresh(packet):
     return is_any
 
 
-@ray_kernel
+@ray_helper
 def meet(planes, kinds, slot, packet, is_moving, is_shadow):
     """Test a primitive against every ray; return whether any met it."""
     rays, best = packet.rays, packet.best
@@ -218,7 +224,7 @@ def send(tree, planes, kinds, packet, is_moving, is_shadow):
             return
 
 
-@ray_kernel
+@ray_helper
 def end_lane(packet, lane):
     """Take a lane out of the packet."""
     packet.best[lane], packet.slots[lane] = -1.0, -1

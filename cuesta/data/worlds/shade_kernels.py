@@ -21,6 +21,7 @@ from cuesta.data.worlds.ray_kernels import (
     Packet,
     end_lane,
     put,
+    ray_helper,
     ray_kernel,
     send,
 )
@@ -53,7 +54,7 @@ class Workspace(NamedTuple):
         return Workspace(Packet.new(), Packet.new(), normals, colors, np.zeros(LANES), pixels)
 
 
-@ray_kernel
+@ray_helper
 def normal_at(shapes, slot, x, y, z):
     """Return the unit normal of a primitive, outward for an ellipsoid."""
     planes = shapes.planes
@@ -68,7 +69,7 @@ def normal_at(shapes, slot, x, y, z):
     return planes[slot, 0], planes[slot, 1], planes[slot, 2]
 
 
-@ray_kernel
+@ray_helper
 def aim(light, space, lane, x, y, z, bias, wrap):
     """Set a lane's shadow ray from a point towards the light; none where it faces away."""
     normals, place = space.normals, light.place
@@ -88,7 +89,7 @@ def aim(light, space, lane, x, y, z, bias, wrap):
     )  # fmt: skip
 
 
-@ray_kernel
+@ray_helper
 def touch(shapes, light, space, lane, slot, pixel):
     """Find normal and albedo where a lane's ray ends, and set its shadow ray."""
     rays, t = space.eye.rays, space.eye.best[lane]
@@ -110,7 +111,7 @@ def touch(shapes, light, space, lane, slot, pixel):
     aim(light, space, lane, x, y, z, BIAS * (1 + t), 0.3 if material == FOLIAGE else 0.0)
 
 
-@ray_kernel
+@ray_helper
 def light_up(light, space, lane, exposure):
     """Turn a lane's albedo into the light that its ray brings back."""
     colors, rays = space.colors, space.eye.rays
@@ -126,7 +127,7 @@ def light_up(light, space, lane, exposure):
         colors[k, lane] = toned(value + haze * (light.haze[k] - value))
 
 
-@ray_kernel
+@ray_helper
 def trace(world, moving, eye):
     """Follow the eye's 16 rays to what they meet first."""
     send(world.tree, world.planes, world.kinds, eye, False, False)
@@ -134,7 +135,7 @@ def trace(world, moving, eye):
         send(moving.tree, moving.planes, moving.kinds, eye, True, False)
 
 
-@ray_kernel
+@ray_helper
 def shade(world, moving, light, pixel, space):
     """Find the colours (linear, tone-mapped) that the eye's rays bring back."""
     eye, shadow, colors = space.eye, space.shadow, space.colors
@@ -164,13 +165,13 @@ def shade(world, moving, light, pixel, space):
             light_up(light, space, lane, moving.exposures[-2 - slot])
 
 
-@ray_kernel
+@ray_helper
 def toned(x):
     """Return a brightness in [0, 1): nearly linear when dark, saturating when bright."""
     return x * (1 + 0.12 * x) / (1 + 0.55 * x)
 
 
-@ray_kernel
+@ray_helper
 def put_eye(space, lane, rotation, centre, x, y):
     """Set a lane's eye ray through the point (x, y, 1) of the camera's frame."""
     m = rotation  # cam_from_world
@@ -217,7 +218,7 @@ def render_rows(
                             normals[y, x, k] += m[k, axis] * space.normals[axis, lane]
 
 
-@ray_kernel
+@ray_helper
 def is_edge(y, x, other_y, other_x, depth, normals, ids, slots, rgb):
     """Return whether two neighbouring pixels differ in what they show, and visibly."""
     if slots[y, x] == slots[other_y, other_x]:
@@ -236,7 +237,7 @@ def is_edge(y, x, other_y, other_x, depth, normals, ids, slots, rgb):
     return cosine < 0.99 or abs(a - b) > 0.02 * min(a, b)
 
 
-@ray_kernel
+@ray_helper
 def has_edge(y, x, depth, normals, ids, slots, rgb):
     """Return whether a pixel visibly differs from one of its four neighbours."""
     up, down = max(y - 1, 0), min(y + 1, depth.shape[0] - 1)
@@ -249,7 +250,7 @@ def has_edge(y, x, depth, normals, ids, slots, rgb):
     )
 
 
-@ray_kernel
+@ray_helper
 def put_around(space, lane, rays, rotation, centre, y, x):
     """Set four lanes to rays round a pixel's centre, at the differences of its neighbours' rays."""
     up, down = max(y - 1, 0), min(y + 1, rays.shape[0] - 1)
@@ -262,7 +263,7 @@ def put_around(space, lane, rays, rotation, centre, y, x):
         space.pixels[lane + k] = x
 
 
-@ray_kernel
+@ray_helper
 def reuse(space, y, count, slots, rgb):
     """Give lanes that meet what their pixel or a neighbour shows its colour, and end them."""
     eye = space.eye
