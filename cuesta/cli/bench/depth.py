@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from cuesta.cli.bench.depth_cases import (
     TINY,
@@ -52,7 +53,7 @@ from cuesta.cli.bench.harness import (
 from cuesta.cli.bench.stereo_peers import PEERS, Matcher
 from cuesta.data.maps import Map, read_map
 from cuesta.data.scenes.scene import Scene
-from cuesta.vision.terrasky3d.dense_maps import open_dense
+from cuesta.vision.terrasky3d.dense_maps import DepthView, open_dense
 from cuesta.vision.terrasky3d.depth import make_depth
 from cuesta.vision.terrasky3d.depth_recipes import fast, laptop
 from cuesta.vision.terrasky3d.geometric_masks import MaskSettings, geometric_mask
@@ -272,8 +273,14 @@ def _geometric_masks(scene: Scene, case: DepthCase) -> dict[str, Mask]:
     settings, dense = MaskSettings(), open_dense(scene.root)
     sources = source_views(dense, settings.num_sources, read=dense.read)
     kept: dict[str, Mask] = {name: _nothing(case, name) > 0 for name in case.references}
+
+    def grey(view: DepthView) -> Tensor:
+        return case.pictures[view.name].grey
+
     for name, others in sources.items():
-        kept[name] = geometric_mask(dense.read(name), map(dense.read, others), settings).numpy()
+        kept[name] = geometric_mask(
+            dense.read(name), map(dense.read, others), settings, grey
+        ).numpy()
     return kept
 
 

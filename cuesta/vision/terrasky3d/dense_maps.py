@@ -80,16 +80,11 @@ class DenseScene:
 
     def colors(self, name: str, shape: tuple[int, int]) -> UInt8[np.ndarray, "Y X 3"]:
         """Return the photograph at the size of the depth map, [Y, X]."""
-        path = self.scene.frame(name)
-        try:
-            with Image.open(path) as photo:
-                rgb = photo.convert("RGB")
-        except FileNotFoundError:
-            raise UserError(f"{path}: no such file; bring the photograph back") from None
-        except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-            raise UserError(f"{path}: not readable ({error}); bring the photograph back") from error
-        size = shape[::-1]
-        return np.asarray(rgb if rgb.size == size else rgb.resize(size, Image.Resampling.BOX))
+        return self._photo(name, shape, "RGB")
+
+    def grey(self, name: str, shape: tuple[int, int]) -> UInt8[np.ndarray, "Y X"]:
+        """Return the photograph without its colours, likewise."""
+        return self._photo(name, shape, "L")
 
     def keep(self, name: str, shape: tuple[int, int]) -> Bool[np.ndarray, "Y X"]:
         """Return where the semantic mask keeps pixels, everywhere where there is none.
@@ -101,6 +96,17 @@ class DenseScene:
             return np.ones(shape, bool)
         camera = self.views.camera(name)
         return read_mask(path, shape, or_shape=(camera.height, camera.width))
+
+    def _photo(self, name: str, shape: tuple[int, int], mode: str) -> UInt8[np.ndarray, ...]:
+        path, size = self.scene.frame(name), shape[::-1]
+        try:
+            with Image.open(path) as photo:
+                image = photo.convert(mode)
+        except FileNotFoundError:
+            raise UserError(f"{path}: no such file; bring the photograph back") from None
+        except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+            raise UserError(f"{path}: not readable ({error}); bring the photograph back") from error
+        return np.array(image if image.size == size else image.resize(size, Image.Resampling.BOX))
 
     def _normals(self, name: str, shape: tuple[int, ...]) -> Float32[Tensor, "Y X 3"] | None:
         path = self.normal_map(name)

@@ -2,7 +2,8 @@
 
 A source view agrees with a pixel if it lands near where it came from, at nearly the same depth, on a
 surface turned the same way: 2 px, 1 %, 10 degrees, the fusion rule of TerraSky3D's depth (APD-MVS). We
-keep what two sources agree on; the rule of the paper itself, `terrasky3d`, takes one, if the agreeing
+keep what two sources agree on that also look alike there, since what is behind a person, a pole or an edge is
+confirmed by all who see past it. The rule of the paper itself, `terrasky3d`, takes one, if the agreeing
 ones are good on average: the sum of exp(-(e_px + 200 e_d + 10 e_angle)) above 0.3 of their number, with
 the angle in radians. A mask remembers what it was made from, and is made again when that changes; one
 from elsewhere stays as it is.
@@ -12,12 +13,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, UInt8
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
@@ -26,12 +28,14 @@ from cuesta.data.files import atomic_file, sha256_of
 from cuesta.errors import UserError
 from cuesta.ops.consistency import Consistency, consistency
 from cuesta.ops.numba_support import num_threads
+from cuesta.ops.patch_match import NO_MATCH, patch_match_costs
 from cuesta.vision.terrasky3d.dense_maps import DenseScene, DepthView, read_mask
 from cuesta.vision.terrasky3d.fusion_kernels import mark_agreeing
 from cuesta.vision.terrasky3d.source_views import Sources
 from cuesta.vision.terrasky3d.stages import OnProgress, fingerprint, ignore_stages
+from cuesta.vision.terrasky3d.stereo import planes_of
 
-_VERSION = 1  # of what the same inputs make
+_VERSION = 2  # of what the same inputs make
 _TAG = "cuesta geometric mask"
 
 
@@ -40,23 +44,38 @@ class MaskSettings:
     """Say when a source view agrees with a pixel, and how many must.
 
     Limits are in pixels, relative depth and degrees; the angle counts where both views have normals.
-    `count` keeps what `min_views` sources agree on, `terrasky3d` what one does, if the mean score of
-    those that agree is above `min_score`. Each view is compared with up to `num_sources` others.
+    `count` keeps what `min_views` sources agree on in which the pixel's patch costs at most `max_cost` as
+    in `cuesta.ops.patch_match` (2: whatever it looks like; a view without normals is not looked at);
+    `terrasky3d` what one does, if the mean score of those that agree is above `min_score`. Each view is
+    compared with up to `num_sources` others.
     """
 
     rule: Literal["count", "terrasky3d"] = "count"
     max_pixels: float = 2.0
     max_depth: float = 0.01
     max_angle: float = 10.0
+    max_cost: float = 0.7
     min_views: int = 2
     min_score: float = 0.3
     num_sources: int = 10
 
     def __post_init__(self) -> None:
-        for name in ("max_pixels", "max_depth", "max_angle", "min_views", "num_sources"):
+        for name in (
+            "max_pixels",
+            "max_depth",
+            "max_angle",
+            "max_cost",
+            "min_views",
+            "num_sources",
+        ):
             if not getattr(self, name) > 0:
                 flag = name.replace("_", "-")
                 raise UserError(f"masks.{flag} must be above 0, got {getattr(self, name)}")
+
+    @property
+    def looks(self) -> bool:
+        """Return whether photographs are compared."""
+        return self.rule == "count" and self.max_cost < NO_MATCH
 
 
 class Agreement(NamedTuple):
@@ -64,6 +83,14 @@ class Agreement(NamedTuple):
 
     agrees: Bool[Tensor, "Y X"]
     errors: Consistency
+
+
+class _Found(NamedTuple):
+    """Hold how maps and photographs of views are read, and the hashes of files so far."""
+
+    read: Callable[[str], DepthView]
+    grey: Callable[[DepthView], Tensor]
+    prints: dict[Path, str]
 
 
 class MaskCoverage(NamedTuple):
@@ -106,13 +133,26 @@ def agreement(this: DepthView, other: DepthView, settings: MaskSettings) -> Agre
 
 
 def geometric_mask(
-    this: DepthView, others: Iterator[DepthView] | list[DepthView], settings: MaskSettings
+    this: DepthView,
+    others: Iterator[DepthView] | list[DepthView],
+    settings: MaskSettings,
+    grey: Callable[[DepthView], UInt8[Tensor, "Y X"]],
 ) -> Bool[Tensor, "Y X"]:
-    """Return which pixels with depth the other views confirm, by the rule of the settings."""
+    """Return which pixels with depth the other views confirm, by the rule of the settings.
+
+    `grey` returns the photograph of a view, at the size of its maps.
+    """
+    planes = None
+    if settings.looks and this.normals is not None:
+        planes = planes_of(this.depth, this.normals, this.matrix)
     count = torch.zeros(this.depth.shape, dtype=torch.int32)
     score = torch.zeros(this.depth.shape)
     for other in others:
         agrees, errors = agreement(this, other, settings)
+        if planes is not None:
+            matrix = this.other_from_this(other).float()[None]
+            cost = patch_match_costs(grey(this), [grey(other)], matrix, planes)[0]
+            agrees &= cost <= settings.max_cost
         count += agrees
         if settings.rule == "terrasky3d":
             miss = errors.pixel_error + 200 * errors.depth_error
@@ -139,10 +179,14 @@ def write_geometric_masks(
     naming a depth map, mask or disk that does not allow it; masks that are done stay.
     """
     prints: dict[Path, str] = {}
+    grey = lru_cache(maxsize=settings.num_sources + 1)(
+        lambda name, shape: torch.from_numpy(dense.grey(name, shape))
+    )
+    found = _Found(read, lambda view: grey(view.name, tuple(view.depth.shape)), prints)
     coverage = []
     for done, name in enumerate(dense.views.names):
         on_progress("masks", done, len(dense.views))
-        coverage.append(_written(dense, settings, name, sources[name], (read, prints)))
+        coverage.append(_written(dense, settings, name, sources[name], found))
     on_progress("masks", len(dense.views), len(dense.views))
     return coverage
 
@@ -152,18 +196,18 @@ def _written(
     settings: MaskSettings,
     name: str,
     sources: tuple[str, ...],
-    found: tuple[Callable[[str], DepthView], dict[Path, str]],
+    found: _Found,
 ) -> MaskCoverage:
     """Return what the mask of a view keeps, after writing it where it is not as it would be made."""
-    read, prints = found
+    read = found.read
     this, path, ordered = read(name), dense.scene.geometric_mask(name), sorted(sources)
     height, width = this.depth.shape
-    mark = _mark_of(dense, settings, name, ordered, prints)
+    mark = _mark_of(dense, settings, name, ordered, found.prints)
     tag = _tag_of(path)
     if tag is None or tag == mark:
         mask = read_mask(path, (height, width))
     else:
-        mask = geometric_mask(this, map(read, ordered), settings).numpy()
+        mask = geometric_mask(this, map(read, ordered), settings, found.grey).numpy()
         about = PngInfo()
         about.add_text(_TAG, mark)
         with atomic_file(path) as temporary:
@@ -200,11 +244,12 @@ def _mark_of(
     sources: list[str],
     prints: dict[Path, str],
 ) -> str:
-    """Return a fingerprint of all that decides a mask: settings, files, cameras and poses."""
+    """Return a fingerprint of all that decides a mask: settings, maps, photographs, cameras and poses."""
     parts = []
     for image in (name, *sources):
         camera, pose = dense.views.camera(image), dense.views.pose(image)
-        files = (dense.scene.depth_map(image), dense.normal_map(image))
+        photo = dense.scene.frame(image) if settings.looks else None
+        files = (dense.scene.depth_map(image), dense.normal_map(image), photo)
         hashes = [None if file is None else _hash_of(file, prints) for file in files]
         parts.append([image, hashes, camera.params.tolist(), pose.matrix().tolist()])
     return fingerprint([_VERSION, asdict(settings), parts])

@@ -1,4 +1,4 @@
-"""Which other views each view is compared with: those that depth/sources.json lists, else by geometry.
+"""Which other views each view is compared with: those that depth/sources.json lists, then by geometry.
 
 By geometry: a few hundred points of each depth map vote for the views in which they lie, weighted by the
 angle at which the two views see them as MVSNet does (Yao et al., ECCV 2018, section 4.1): about 5 degrees
@@ -32,8 +32,11 @@ def source_views(dense: DenseScene, most: int, *, read: Callable[[str], DepthVie
     `read` returns the maps of a view, from a cache or `dense.read`. Raises `UserError` where sources.json is broken.
     """
     path = dense.scene.root / "depth" / "sources.json"
-    ordered = _listed(path, dense) if path.is_file() else _chosen(dense, read)
-    return {name: others[:most] for name, others in ordered.items()}
+    listed = _listed(path, dense) if path.is_file() else dict.fromkeys(dense.views.names, ())
+    if any(len(others) < most for others in listed.values()):
+        chosen = _chosen(dense, read)
+        listed = {name: tuple(dict.fromkeys(listed[name] + chosen[name])) for name in listed}
+    return {name: others[:most] for name, others in listed.items()}
 
 
 def _listed(path: Path, dense: DenseScene) -> Sources:

@@ -150,6 +150,21 @@ def normals_of(planes: Float32[Tensor, "3 Y X"], view: Picture) -> Float32[Tenso
     return -torch.nn.functional.normalize(away, dim=-1)
 
 
+def planes_of(
+    depth: Float32[Tensor, "Y X"],
+    normals: Float32[Tensor, "Y X 3"],
+    matrix: Float[Tensor, "3 3"],
+) -> Float32[Tensor, "3 Y X"]:
+    """Return the planes with these depths and normals, the reverse of `normals_of`; 0 where there is no depth."""
+    y, x = torch.meshgrid(*(torch.arange(side) + 0.5 for side in depth.shape), indexing="ij")
+    inverse = torch.linalg.inv(matrix).to(depth.dtype)
+    rays = torch.stack([x, y, torch.ones_like(x)], -1) @ inverse.mT
+    distance = depth * (normals * rays).sum(-1)
+    slopes = (normals @ inverse)[..., :2] / distance[..., None]
+    planes = torch.cat([1 / depth[..., None], slopes], -1).movedim(-1, 0)
+    return torch.where((depth > 0) & planes.isfinite().all(0), planes, 0.0)
+
+
 def num_levels(side: int) -> int:
     """Return at how many sizes a picture of this longer side is matched, each half of the one before.
 

@@ -17,7 +17,7 @@ from cuesta.data.scenes.views import Views
 from cuesta.errors import UserError
 from cuesta.geometry import Transform
 from cuesta.ops.consistency import consistency
-from cuesta.vision.terrasky3d.dense_maps import open_dense, read_mask
+from cuesta.vision.terrasky3d.dense_maps import DepthView, open_dense, read_mask
 from cuesta.vision.terrasky3d.geometric_masks import (
     MaskCoverage,
     MaskSettings,
@@ -38,7 +38,7 @@ from tests.vision.terrasky3d.solids import (
 )
 
 SIZE = (HEIGHT, WIDTH)
-STRICT = MaskSettings()
+STRICT = MaskSettings(max_cost=2.0)  # geometry alone
 
 
 @pytest.fixture
@@ -54,6 +54,10 @@ def write_masks(scene: Scene, settings: MaskSettings = STRICT) -> list[MaskCover
 
 def masks_of(scene: Scene, seen: Views) -> dict[str, np.ndarray]:
     return {name: read_mask(scene.geometric_mask(name), SIZE) for name in seen.names}
+
+
+def unseen(view: DepthView) -> torch.Tensor:
+    pytest.fail(f"{view.name}: geometry alone needs no photograph")
 
 
 def sightings(seen: Views, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -134,6 +138,27 @@ def test_a_view_of_turned_normals_agrees_with_none(tmp_path: Path) -> None:
     assert all(shares[10.0][name] > 0.7 for name in seen.names[1:])
 
 
+def test_what_looks_different_is_not_kept(tmp_path: Path) -> None:
+    seen = views()
+    scene = write_place(tmp_path / "place")
+    write_normals(scene, seen)
+    for name in seen.names:
+        waves = np.sin(points_of(seen.pose(name)) @ [[9.0, 2], [3, -10], [5, 6]])
+        grey = 128 + 60 * waves.sum(-1)
+        if name == seen.names[2]:
+            grey[20:44, 30:60] = 255 - grey[20:44, 30:60]
+        Image.fromarray(grey.astype(np.uint8)).save(scene.frame(name))
+    write_masks(scene)
+    geometric = masks_of(scene, seen)[seen.names[2]]
+    write_masks(scene, replace(STRICT, max_cost=0.7))
+    seen_alike = masks_of(scene, seen)[seen.names[2]]
+    assert geometric[24:40, 34:56].mean() > 0.9
+    assert not seen_alike[24:40, 34:56].any()
+    outside = np.ones(SIZE, bool)
+    outside[14:50, 24:66] = False
+    assert seen_alike[outside].mean() > 0.9 * geometric[outside].mean()
+
+
 def test_rule_of_the_paper_is_its_formula(tmp_path: Path) -> None:
     seen, draw = views(), np.random.default_rng(0)
     noisy: dict[str, Array] = {
@@ -161,12 +186,12 @@ def test_rule_of_the_paper_is_its_formula(tmp_path: Path) -> None:
             score = np.exp(-(pixel + 200 * depth + 10 * np.pi / 180 * angle))
         total, count = total + np.where(agrees, score, 0), count + agrees
     settings = replace(STRICT, rule="terrasky3d", min_score=0.3)
-    mask = geometric_mask(this, others, settings).numpy()
+    mask = geometric_mask(this, others, settings, unseen).numpy()
     expected = (count >= 1) & (total > 0.3 * count)
     is_tie = np.abs(total - 0.3 * count) < 1e-5
     assert (mask == expected)[~is_tie].all()
     assert 0.1 < mask.mean() < 0.9
-    assert (geometric_mask(this, others, STRICT).numpy() == (count >= 2)).all()
+    assert (geometric_mask(this, others, STRICT, unseen).numpy() == (count >= 2)).all()
 
 
 def test_masks_go_on_and_are_made_again_when_inputs_change(place: Scene) -> None:

@@ -21,6 +21,7 @@ from cuesta.vision.terrasky3d.stereo import (
     match_again,
     match_coarse_to_fine,
     normals_of,
+    planes_of,
     num_levels,
 )
 
@@ -188,3 +189,14 @@ def test_enlarged_planes_stay_the_plane(shape: tuple[int, int]) -> None:
     view = Picture(torch.zeros(large, dtype=torch.uint8), MATRIX, Transform.exp(torch.zeros(6)))
     enlarged = _enlarged(PatchMatch(of(small), torch.zeros(small)), view)
     torch.testing.assert_close(enlarged.planes, of(large), rtol=1e-5, atol=1e-6)
+
+
+def test_planes_of_depth_and_normals_are_those_they_came_from(
+    views: list[tuple[Picture, Tensor]],
+) -> None:
+    view, _ = views[0]
+    y, x = torch.meshgrid(*(torch.arange(side) + 0.5 for side in SHAPE), indexing="ij")
+    planes = torch.stack([0.3 + 1e-3 * x - 5e-4 * y, 1e-3 * x / x, -5e-4 * y / y])
+    again = planes_of(1 / planes[0], normals_of(planes, view), view.matrix)
+    torch.testing.assert_close(again, planes, rtol=1e-3, atol=1e-7)
+    assert not planes_of(torch.zeros(SHAPE), normals_of(planes, view), view.matrix).any()
