@@ -60,7 +60,9 @@ _FLOAT32 = {
 
 
 class Shape(NamedTuple):
-    """Say what kernels are compiled for."""
+    """Say what kernels are compiled for. Triton 3.6 takes the fields as plain numbers, which `tl.zeros`
+    refuses and `tl.full` does not.
+    """
 
     heads: int
     dim: int  # of queries and keys

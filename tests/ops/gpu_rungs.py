@@ -47,11 +47,14 @@ if IS_INTERPRETED:
 
     def _patch_once(function: Callable) -> object:
         """Patch triton.language for a kernel or a helper, unless it is: a walk through all its names,
-        which took a third of the time when each call of a helper did it.
+        which took a third of the time when each call of a helper did it. Let numbers count loops
+        whatever their versions: Triton 3.6 holds them as arrays [1], of which numpy 2.4 makes no int.
         """
         modules = {function.__globals__.get(name) for name in ("tl", "core")} - {None}
         if any(core.is_builtin(module.load) for module in modules):
-            return _patch(function)
+            scope = _patch(function)
+            scope.set_attr(core.tensor, "__index__", lambda self: self.handle.data.item())
+            return scope
         return interpreter._LangPatchScope()
 
     interpreter._patch_lang = _patch_once

@@ -83,7 +83,7 @@ def _forward_kernel(
     )
     i = first + tl.arange(0, SHAPE.block_q)  # [Tq]
     query = load_queries(q, row, first, head, True, SHAPE)  # [Tq, D]
-    total = tl.zeros([SHAPE.block_q, SHAPE.value_columns], tl.float32)  # [Tq, C]
+    total = tl.full([SHAPE.block_q, SHAPE.value_columns], 0.0, tl.float32)  # [Tq, C]
     met = keys_met(row, first, SHAPE)
     for IS_EDGE in tl.static_range(2):
         for n in range(met.num_edges if IS_EDGE else met.num_whole):
@@ -114,7 +114,7 @@ def _query_grad_kernel(
     i = first + tl.arange(0, SHAPE.block_q)  # [Tq]
     query = load_queries(q, row, first, head, True, SHAPE)  # [Tq, D]
     slope = load_results(grad, row, first, head, True, SHAPE)  # [Tq, C]
-    total = tl.zeros([SHAPE.block_q, SHAPE.columns], tl.float32)  # [Tq, D]
+    total = tl.full([SHAPE.block_q, SHAPE.columns], 0.0, tl.float32)  # [Tq, D]
     met = keys_met(row, first, SHAPE)
     for IS_EDGE in tl.static_range(2):
         for n in range(met.num_edges if IS_EDGE else met.num_whole):
@@ -144,8 +144,8 @@ def _key_grad_kernel(
     j = first + tl.arange(0, SHAPE.block_k)  # [T]
     key = load_keys(k, row, first, head, True, SHAPE)  # [T, D]
     value = load_values(v, row, first, head, True, SHAPE)  # [T, C]
-    key_slope = tl.zeros([SHAPE.block_k, SHAPE.columns], tl.float32)  # [T, D]
-    value_slope = tl.zeros([SHAPE.block_k, SHAPE.value_columns], tl.float32)  # [T, C]
+    key_slope = tl.full([SHAPE.block_k, SHAPE.columns], 0.0, tl.float32)  # [T, D]
+    value_slope = tl.full([SHAPE.block_k, SHAPE.value_columns], 0.0, tl.float32)  # [T, C]
     met = queries_met(row, first, SHAPE)
     for IS_EDGE in tl.static_range(2):
         for n in range(met.num_edges if IS_EDGE else met.num_whole):

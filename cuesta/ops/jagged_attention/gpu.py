@@ -155,9 +155,9 @@ def _attend(query, k, v, bias, row, first, head, rate, SHAPE: tl.constexpr):
     """
     BLOCK_Q: tl.constexpr = SHAPE.block_q
     i = first + tl.arange(0, BLOCK_Q)  # [Tq]
-    total = tl.zeros([BLOCK_Q, SHAPE.value_columns], tl.float32)  # [Tq, C]
+    total = tl.full([BLOCK_Q, SHAPE.value_columns], 0.0, tl.float32)  # [Tq, C]
     top = tl.full([BLOCK_Q], float("-inf"), tl.float32)
-    mass = tl.zeros([BLOCK_Q], tl.float32)
+    mass = tl.full([BLOCK_Q], 0.0, tl.float32)
     met = keys_met(row, first, SHAPE)
     for IS_EDGE in tl.static_range(2):
         for n in range(met.num_edges if IS_EDGE else met.num_whole):
@@ -225,7 +225,7 @@ def _query_grad_kernel(
         order, starts, q_offsets, offsets, num_rows, num_queries, before, after, longest,
         SHAPE.block_q, SHAPE,
     )  # fmt: skip
-    total = tl.zeros([SHAPE.block_q, SHAPE.columns], tl.float32)  # [Tq, D]
+    total = tl.full([SHAPE.block_q, SHAPE.columns], 0.0, tl.float32)  # [Tq, D]
     total = _add_query_grad(
         total, grad, q, k, v, bias, pairs, levels, lse_grad, out, lse, dbias,
         index, row, first, head, num_out, num_pairs, rate, longest, SHAPE,
@@ -250,7 +250,7 @@ def _shared_query_grad_kernel(
     num_tiles = tl.cdiv(num_queries, SHAPE.block_q)
     first = tl.program_id(0) // SHAPE.heads % num_tiles * SHAPE.block_q
     part = (tl.program_id(0) // SHAPE.heads // num_tiles).to(tl.int64)
-    total = tl.zeros([SHAPE.block_q, SHAPE.columns], tl.float32)  # [K, D]
+    total = tl.full([SHAPE.block_q, SHAPE.columns], 0.0, tl.float32)  # [K, D]
     for n in range(tl.minimum(chunk, num_rows - part * chunk)):
         index = part * chunk + n
         row = find_row(index, q_offsets, offsets, num_queries, before, after, longest, SHAPE)
@@ -358,8 +358,8 @@ def _key_grad(
     j = first + tl.arange(0, SHAPE.block_k)  # [T]
     key = load_keys(k, row, first, head, True, SHAPE)  # [T, D]
     value = load_values(v, row, first, head, True, SHAPE)  # [T, C]
-    key_slope = tl.zeros([SHAPE.block_k, SHAPE.columns], tl.float32)  # [T, D]
-    value_slope = tl.zeros([SHAPE.block_k, SHAPE.value_columns], tl.float32)  # [T, C]
+    key_slope = tl.full([SHAPE.block_k, SHAPE.columns], 0.0, tl.float32)  # [T, D]
+    value_slope = tl.full([SHAPE.block_k, SHAPE.value_columns], 0.0, tl.float32)  # [T, C]
     levels += head * num_out + row.out_begin
     deltas = levels + tl.cast(num_out, tl.int64) * SHAPE.heads
     met = queries_met(row, first, SHAPE)

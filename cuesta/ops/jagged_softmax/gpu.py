@@ -60,21 +60,22 @@ def _softmax_kernel(
     line = first + tl.arange(0, LINES)  # [H]
     # Lines that are not there are zeros, so that none is without a number.
     beyond = tl.where(line < num_lines, float("-inf"), 0.0)[:, None]
-    top = tl.full([LINES], float("-inf"), tl.float32)
+    # Triton 3.6 fails on a maximum of loaded numbers that two loops use, unless it keeps its dims.
+    top = tl.full([LINES, 1], float("-inf"), tl.float32)
     for i in range(0, length, STEPS):
         place, mask = _tile(start, length, num_lines, line, i, IS_ALONG, STEPS)
         value = tl.load(values + place, mask=mask, other=beyond).to(tl.float32)  # [H, T]
-        top = tl.maximum(top, tl.max(value, 1))
-    total = tl.zeros([LINES], tl.float32)
+        top = tl.maximum(top, tl.max(value, 1, keep_dims=True))
+    total = tl.zeros([LINES, 1], tl.float32)
     for i in range(0, length, STEPS):
         place, mask = _tile(start, length, num_lines, line, i, IS_ALONG, STEPS)
         value = tl.load(values + place, mask=mask, other=beyond).to(tl.float32)
-        total += tl.sum(tl.exp(value - top[:, None]), 1)
+        total += tl.sum(tl.exp(value - top), 1, keep_dims=True)
     for i in range(0, length, STEPS):
         place, mask = _tile(start, length, num_lines, line, i, IS_ALONG, STEPS)
         value = tl.load(values + place, mask=mask, other=beyond).to(tl.float32)
-        power = tl.exp(value - top[:, None])
-        tl.store(out + place, tl.div_rn(power, total[:, None]), mask=mask)
+        power = tl.exp(value - top)
+        tl.store(out + place, tl.div_rn(power, total), mask=mask)
 
 
 @triton.jit(do_not_specialize=["num_rows"])
@@ -86,14 +87,15 @@ def _backward_kernel(
     if first >= num_lines:
         return
     line = first + tl.arange(0, LINES)  # [H]
-    total = tl.zeros([LINES], tl.float32)
+    total = tl.zeros([LINES, 1], tl.float32)
     for i in range(0, length, STEPS):
         place, mask = _tile(start, length, num_lines, line, i, IS_ALONG, STEPS)
         slope = tl.load(grad + place, mask=mask, other=0.0).to(tl.float32)  # [H, T]
-        total += tl.sum(tl.load(probs + place, mask=mask, other=0.0).to(tl.float32) * slope, 1)
+        prob = tl.load(probs + place, mask=mask, other=0.0).to(tl.float32)
+        total += tl.sum(prob * slope, 1, keep_dims=True)
     for i in range(0, length, STEPS):
         place, mask = _tile(start, length, num_lines, line, i, IS_ALONG, STEPS)
-        moved = tl.load(grad + place, mask=mask, other=0.0).to(tl.float32) - total[:, None]
+        moved = tl.load(grad + place, mask=mask, other=0.0).to(tl.float32) - total
         prob = tl.load(probs + place, mask=mask, other=0.0).to(tl.float32)
         tl.store(out + place, prob * moved, mask=mask)
 

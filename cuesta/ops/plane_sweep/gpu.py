@@ -302,8 +302,8 @@ def _positions(
     """Return where the pixels at `place` lie in a source at the depth of `pixel`; NaN where not in
     front of both.
     """
-    if IS_PLANE:
-        z = tl.load(depths + k) + tl.zeros_like(pixel)
+    if IS_PLANE:  # loaded a pixel: Triton 3.6 does not compile the gradient if it is one number
+        z = tl.load(depths + k + tl.zeros_like(pixel))
     else:
         z = tl.load(depths + k * num_pixels + pixel, mask=pixel < num_pixels, other=0.0)
     x, y = (place % width).to(z.dtype) + 0.5, (place // width).to(z.dtype) + 0.5
