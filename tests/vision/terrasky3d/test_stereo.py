@@ -21,8 +21,8 @@ from cuesta.vision.terrasky3d.stereo import (
     match_again,
     match_coarse_to_fine,
     normals_of,
-    planes_of,
     num_levels,
+    planes_of,
 )
 
 NORMAL, FAR = np.array([0.3, -0.2, -1.0]) / np.linalg.norm([0.3, -0.2, -1.0]), -4.0  # n . X = FAR
