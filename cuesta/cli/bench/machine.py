@@ -23,9 +23,10 @@ _PEERS = ("fbgemm-gpu-cpu", "torchrec")
 @final
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """Hold the machine, the software and the moment."""
+    """Hold the machine, the software and the moment; `gpu` is empty where there is none."""
 
     processor: str
+    gpu: str
     cores: int
     threads: int
     memory_gib: float | None
@@ -44,6 +45,7 @@ class Machine:
         memory = known["memory_gib"]
         return Machine(
             processor=str(known["processor"]),
+            gpu=torch.cuda.get_device_name() if torch.cuda.is_available() else "",
             cores=os.cpu_count() or 1,
             threads=torch.get_num_threads(),
             memory_gib=memory if isinstance(memory, float) else None,
@@ -55,9 +57,9 @@ class Machine:
         )
 
     def slug(self) -> str:
-        """Return the hardware as part of a file name."""
-        words = re.sub(r"[^a-z0-9]+", "-", self.processor.lower()).strip("-")
-        return f"{words}-{self.cores}-cores"
+        """Return the hardware as part of a file name: the GPU, or else the processor."""
+        name = self.gpu or f"{self.processor} {self.cores} cores"
+        return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 @final

@@ -119,6 +119,7 @@ def _where(result: BenchResult) -> list[str]:
     others = "" if load.others is None else f"; other programs used {load.others:.0%} of the cores"
     averages = " -> ".join(" ".join(f"{x:g}" for x in each) for each in (load.before, load.after))
     return [
+        *([machine.gpu] if machine.gpu else []),
         f"{machine.processor}, {machine.cores} cores, {machine.threads} threads{memory}",
         machine.system,
         f"load average {averages}{others}",
