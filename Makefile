@@ -25,11 +25,11 @@ peers: .venv-peers/made
 
 .venv/made-core: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet -e '.[vision,view]'
+	$(BIN)/python -m pip install --quiet --no-compile -e '.[vision,view]'
 	touch $@
 
 .venv/made-dev: .venv/made-core
-	$(BIN)/python -m pip install --quiet -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-compile -e '.[dev]'
 	touch $@
 
 .venv-peers/made: pyproject.toml
