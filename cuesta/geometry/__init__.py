@@ -11,6 +11,7 @@ from cuesta.geometry.transforms import Transform
 from cuesta.geometry.views import (
     essential_matrix,
     fundamental_matrix,
+    pixels_from_pixels,
     plane_homography,
     sampson_error,
     sweep_homographies,
@@ -23,6 +24,7 @@ __all__ = [
     "Transform",
     "essential_matrix",
     "fundamental_matrix",
+    "pixels_from_pixels",
     "plane_homography",
     "sampson_error",
     "sweep_homographies",

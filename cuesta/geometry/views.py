@@ -46,6 +46,16 @@ def sampson_error(
     return residual.square() / slope.clamp(min=torch.finfo(slope.dtype).tiny)
 
 
+def pixels_from_pixels(
+    matrix_a: Float[Tensor, "*batch 3 3"],
+    matrix_b: Float[Tensor, "*batch 3 3"],
+    b_from_a: Transform,
+) -> Float[Tensor, "*batch 3 4"]:
+    """Return [K_b R K_a^-1 | K_b t], which takes (u z, v z, z, 1) of camera a to the like of camera b."""
+    turned = matrix_b @ b_from_a.rotation @ torch.linalg.inv(matrix_a)
+    return torch.cat([turned, (matrix_b @ b_from_a.translation[..., None])], -1)
+
+
 def plane_homography(
     matrix_a: Float[Tensor, "*batch 3 3"],
     matrix_b: Float[Tensor, "*batch 3 3"],

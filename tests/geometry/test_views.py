@@ -10,6 +10,7 @@ from cuesta.geometry import (
     Transform,
     essential_matrix,
     fundamental_matrix,
+    pixels_from_pixels,
     plane_homography,
     sampson_error,
     sweep_homographies,
@@ -50,6 +51,15 @@ def test_images_of_a_point_meet_the_epipolar_constraint(seed: int) -> None:
     fundamental = fundamental_matrix(CAMERA_A.matrix(), CAMERA_B.matrix(), b_from_a)
     pixels_a, pixels_b = CAMERA_A.project(points_a), CAMERA_B.project(points_b)
     assert float(sampson_error(fundamental, pixels_a, pixels_b).max()) < 1e-18
+
+
+@given(seed=seeds)
+def test_pixels_times_depth_go_to_those_of_the_other_camera(seed: int) -> None:
+    b_from_a, points_a = motion(seed), points_of(seed + 1)
+    points_b = b_from_a @ points_a
+    matrix = pixels_from_pixels(CAMERA_A.matrix(), CAMERA_B.matrix(), b_from_a)
+    moved = homogeneous(homogeneous(CAMERA_A.project(points_a)) * points_a[:, 2:]) @ matrix.mT
+    assert_close(moved, homogeneous(CAMERA_B.project(points_b)) * points_b[:, 2:])
 
 
 @given(seed=seeds)

@@ -33,7 +33,7 @@ from cuesta.vision.terrasky3d.stereo import Picture, Range
 SGBM, SWEEP = "OpenCV SGBM, 4 pairs", "plane sweep + SGM"
 Matcher = Callable[[Picture, Sequence[Picture], Range], Map]
 
-_NUM_PAIRS, _LEAST_PAIRS = 4, 2
+_NUM_PAIRS = 4
 _MOST_GROWTH = 4.0  # of a rectified picture's area
 _BLOCK = 7  # px
 _NUM_PLANES, _WINDOW = 128, 7
@@ -57,7 +57,7 @@ def semi_global_pairs(view: Picture, sources: Sequence[Picture], within: Range) 
     )  # NaN last
     count = np.isfinite(stack).sum(0)
     median = np.take_along_axis(stack, np.maximum(count - 1, 0)[None] // 2, 0)[0]
-    return np.where(count >= _LEAST_PAIRS, median, 0.0).astype(np.float32)
+    return np.where(count > 0, median, 0.0).astype(np.float32)
 
 
 class _Pair(NamedTuple):

@@ -49,7 +49,10 @@ def complete(
         smooth_columns(values, down, carry, step)
     smooth, evidence = torch.from_numpy(values)
     continued = torch.where(evidence > 0, smooth / evidence, 0.0).float()
-    slopes_y, slopes_x = torch.gradient(continued)
+    slopes_y, slopes_x = (
+        torch.gradient(continued, dim=axis)[0] if side > 1 else torch.zeros_like(continued)
+        for axis, side in enumerate(continued.shape)
+    )
     is_kept = (confidence > 0) | (continued <= 0)
     return torch.where(is_kept, planes, torch.stack([continued, slopes_x, slopes_y]))
 

@@ -22,7 +22,7 @@ from cuesta.data.scenes.parsing import blaming, check_pinholes
 from cuesta.data.scenes.scene import Scene, read_about
 from cuesta.data.scenes.views import Views
 from cuesta.errors import UserError
-from cuesta.geometry import Transform
+from cuesta.geometry import Transform, pixels_from_pixels
 
 
 class DepthView(NamedTuple):
@@ -40,8 +40,7 @@ class DepthView(NamedTuple):
     def other_from_this(self, other: DepthView) -> Float64[Tensor, "3 4"]:
         """Return what takes pixels times depth, (u z, v z, z, 1), to those of another view."""
         pose = other.cam_from_world @ self.cam_from_world.inverse()
-        turned = other.matrix @ pose.rotation @ torch.linalg.inv(self.matrix)
-        return torch.cat([turned, (other.matrix @ pose.translation)[:, None]], 1)
+        return pixels_from_pixels(self.matrix, other.matrix, pose)
 
     def rotation_to(self, other: DepthView) -> Float64[Tensor, "3 3"]:
         """Return the rotation from this camera's axes to another's."""

@@ -40,7 +40,7 @@ from cuesta.data.scenes.resampling import (
 from cuesta.data.scenes.scene import Scene
 from cuesta.data.scenes.views import Views
 from cuesta.errors import UserError
-from cuesta.geometry import Transform
+from cuesta.geometry import pixels_from_pixels
 from cuesta.ops.consistency import consistency
 from cuesta.vision.terrasky3d.strata import kind_of
 
@@ -138,7 +138,7 @@ def measure_row(views: Views, pair: Pair, read: Callable[[str], Shrunk]) -> Pair
     """Return the measures of one direction, from `pair[0]` to `pair[1]`."""
     one, other = map(read, pair)
     other_from_one = views.pose(pair[1]) @ views.pose(pair[0]).inverse()
-    matrix = pixels_from_pixels(one, other, other_from_one)
+    matrix = pixels_from_pixels(one.matrix, other.matrix, other_from_one).numpy()
     errors = round_trip(one, other, matrix)
     is_checked = np.isfinite(errors)
     count, num_deep = int(is_checked.sum()), int((one.depth > 0).sum())
@@ -160,15 +160,6 @@ def round_trip(
     """Return how many pixels from its beginning each pixel ends; inf where there is no way."""
     found = consistency(one.depth, other.depth, torch.from_numpy(other_from_one))
     return found.pixel_error.numpy()
-
-
-def pixels_from_pixels(
-    one: Shrunk, other: Shrunk, other_from_one: Transform
-) -> Float[np.ndarray, "3 4"]:
-    """Return [K' R K^-1 | K' t]: depth times (u, v, 1), and 1, to pixels of the other image."""
-    turned = other.matrix @ other_from_one.rotation @ torch.linalg.inv(one.matrix)
-    moved = other.matrix @ other_from_one.translation
-    return torch.cat([turned, moved[:, None]], 1).numpy()
 
 
 def choose(
@@ -270,7 +261,9 @@ def _coarse_pairs(scene: Scene, views: Views) -> set[Pair]:
         for pair in ((name_a, name_b), (name_b, name_a)):
             one, other = held[pair[0]], held[pair[1]]
             pose = views.pose(pair[1]) @ views.pose(pair[0]).inverse()
-            errors = round_trip(one, other, pixels_from_pixels(one, other, pose))
+            errors = round_trip(
+                one, other, pixels_from_pixels(one.matrix, other.matrix, pose).numpy()
+            )
             if (errors <= 2).sum() > _COARSE_SHARE * max(int((one.depth > 0).sum()), 1):
                 found.add((name_a, name_b))
     return found

@@ -77,7 +77,7 @@ class SemanticSettings:
             )
 
 
-class MaskCoverage(NamedTuple):
+class SemanticCoverage(NamedTuple):
     """Hold of an image the share of its pixels that is kept; `is_fresh` if the mask was made now."""
 
     name: str
@@ -91,7 +91,7 @@ class SemanticMasks:
     """Hold where the masks of a scene came from, what each keeps, and what there is to know of them."""
 
     source: str
-    images: tuple[MaskCoverage, ...]
+    images: tuple[SemanticCoverage, ...]
     notes: tuple[str, ...]
 
     def to_json(self) -> dict[str, Json]:
@@ -239,7 +239,7 @@ def _by_heuristic(scene: Scene, views: Views) -> _Source:
     return _Source("heuristic", lambda _: everything, keep, tuple(notes))
 
 
-def _mask_once(scene: Scene, image: str, source: _Source) -> MaskCoverage:
+def _mask_once(scene: Scene, image: str, source: _Source) -> SemanticCoverage:
     """Return what the mask of an image keeps, made unless it is there and its inputs are the same."""
     target = scene.semantic_mask(image)
     record = scene.work / "semantic_masks" / f"{image}.json"
@@ -250,14 +250,14 @@ def _mask_once(scene: Scene, image: str, source: _Source) -> MaskCoverage:
     if known.get("made_from") == made_from and known.get("file") == _facts_of(target):
         kept = known.get("kept")
         assert isinstance(kept, float)
-        return MaskCoverage(image, kept, is_fresh=False)
+        return SemanticCoverage(image, kept, is_fresh=False)
     keep = source.keep(image)
     with atomic_file(target) as temporary:
         Image.fromarray(keep.astype(np.uint8) * np.uint8(255)).save(temporary, format="PNG")
     share = float(keep.mean())
     about = {"made_from": made_from, "file": _facts_of(target), "kept": share}
     write_text(record, json.dumps(about) + "\n")
-    return MaskCoverage(image, share, is_fresh=True)
+    return SemanticCoverage(image, share, is_fresh=True)
 
 
 def _frame(scene: Scene, views: Views, image: str) -> Rgb:

@@ -16,7 +16,7 @@ from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from cuesta.geometry import Transform
+from cuesta.geometry import Transform, pixels_from_pixels
 from cuesta.ops.consistency import consistency
 from cuesta.ops.patch_match import PatchMatch, Search, patch_match
 from cuesta.vision.terrasky3d.completion import complete
@@ -46,8 +46,7 @@ class Picture(NamedTuple):
     def other_from_this(self, other: Picture) -> Float[Tensor, "3 4"]:
         """Return [K' R K^-1 | K' t], which takes pixels times depth to those of another view."""
         pose = other.cam_from_world @ self.cam_from_world.inverse()
-        turned = other.matrix @ pose.rotation @ torch.linalg.inv(self.matrix)
-        return torch.cat([turned, (other.matrix @ pose.translation)[:, None]], 1)
+        return pixels_from_pixels(self.matrix, other.matrix, pose)
 
     def shrunk(self, times: int) -> Picture:
         """Return the view with 2 ** times fewer pixels a side, each the mean of those it covers."""

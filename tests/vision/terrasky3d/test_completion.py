@@ -118,7 +118,7 @@ def test_smoothing_stops_at_a_step() -> None:
     assert (smoothed(planes, radius=3, tolerance=0.02) - planes).abs().max() < 1e-6
 
 
-@pytest.mark.parametrize("shape", [(2, 2), (2, 7), (70, 2), (3, 130)])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 7), (5, 1), (2, 7), (70, 2), (3, 130)])
 def test_any_shape_is_filled(shape: tuple[int, int]) -> None:
     planes = torch.full((3, *shape), 0.5)
     confidence = torch.zeros(shape)
