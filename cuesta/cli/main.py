@@ -11,7 +11,16 @@ import sys
 from collections.abc import Callable, Sequence
 
 import cuesta
-from cuesta.cli import THREAD_ENVIRONMENT, depth, fleet, fusing, judging, masking, publishing
+from cuesta.cli import (
+    THREAD_ENVIRONMENT,
+    depth,
+    fleet,
+    fusing,
+    judging,
+    masking,
+    planning,
+    publishing,
+)
 from cuesta.errors import UserError
 
 EPILOGUE = """\
@@ -37,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         os.environ.update({**THREAD_ENVIRONMENT, **os.environ})
     parser = build_parser()
     options, rest = parser.parse_known_args(arguments)
-    if rest and options.verb not in ("train", "reconstruct", "depth", "masks", "fuse"):
+    if rest and options.verb not in ("train", "plan", "reconstruct", "depth", "masks", "fuse"):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     options.settings = rest
     try:
@@ -82,6 +91,9 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--device", help="cpu, cuda, cuda:1 (a GPU if there is one)")
     train.add_argument("-h", "--help", action="store_true", help="list the recipe's settings")
     train.set_defaults(train_parser=train)
+
+    places = "place embedding tables on the ranks of a cluster, and say why"
+    planning.add_arguments(_verb(verbs, "plan", places, add_help=False))
 
     evaluate = _verb(verbs, "eval", "evaluate a run, or scenes against truth (--task)")
     evaluate.add_argument("run", metavar="PATH", help="a run folder; with --task, scenes")
@@ -175,6 +187,7 @@ def _run(options: argparse.Namespace) -> int:
         "list": verbs.list_everything,
         "demo": verbs.demo,
         "train": verbs.train,
+        "plan": planning.plan,
         "eval": judging.judge if getattr(options, "task", None) else verbs.evaluate,
         "bench": verbs.bench,
         "reconstruct": vision.reconstruct,

@@ -1,0 +1,1 @@
+"""Neo: sharded training of embedding tables (Mudigere et al., ISCA 2022): the planner."""
