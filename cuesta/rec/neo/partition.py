@@ -62,7 +62,7 @@ def largest_differencing(costs: Costs, num_ranks: int) -> Ranks:
     """Return a rank for each item by Karmarkar's and Karp's method, ranks being all alike and empty.
 
     >>> largest_differencing(np.array([8.0, 7, 6, 5, 4]), 2).tolist()
-    [0, 1, 1, 0, 1]
+    [1, 0, 1, 0, 0]
     """
     if not len(costs):
         return np.empty(0, np.int64)
