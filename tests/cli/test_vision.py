@@ -107,7 +107,7 @@ def test_a_missing_extra_is_one_line(arguments: tuple[str, ...], module: str, ex
 
 def test_make_demo_installs_what_its_scene_is_viewed_with() -> None:
     makefile = (Path(__file__).parents[2] / "Makefile").read_text()
-    assert "install --quiet -e '.[vision,view]'" in makefile
+    assert "install --quiet --no-compile -e '.[vision,view]'" in makefile
 
 
 def test_the_demo_rebuilds_a_landmark_and_replaces_an_old_one(tmp_path: Path) -> None:
