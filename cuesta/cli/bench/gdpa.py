@@ -66,9 +66,7 @@ def trials(settings: Settings) -> list[Trial]:
             for keys in (None, 24)
             for dtype in DTYPES
         ]
-        quick = [Trial(case=case, forward=EVERYONE, step=EVERYONE) for case in cases]
-        weighed = AttentionCase(num_rows=8, longest=256, density=1.0, dtype=torch.float32)
-        return [*quick, Trial(case=weighed, memory=(CUESTA, EAGER))]
+        return [Trial(case=case, forward=EVERYONE, step=EVERYONE) for case in cases]
     if torch.cuda.is_available():
         return list(gpu_trials())
     timed = [Trial(case=case, forward=EVERYONE, step=EVERYONE) for case in _cases()]
