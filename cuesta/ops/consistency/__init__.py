@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from cuesta.ops.bodies import body
+from cuesta.ops.bodies import body, plain_op
 
 __all__ = ["Consistency", "consistency"]
 
@@ -81,7 +81,7 @@ def consistency(
     return Consistency(out[0], out[1], None if normal is None else out[2])
 
 
-@torch.library.custom_op("cuesta::consistency", mutates_args=())
+@plain_op("consistency")
 def _consistency(
     depth: Tensor,
     other_depth: Tensor,
@@ -95,7 +95,7 @@ def _consistency(
     return run(depth, other_depth, matrix, normal, other_normal, rotation)
 
 
-@_consistency.register_fake
+@torch.library.register_fake("cuesta::consistency")
 def _(
     depth: Tensor,
     other_depth: Tensor,

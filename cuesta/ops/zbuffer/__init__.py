@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from cuesta.ops.bodies import body
+from cuesta.ops.bodies import body, plain_op
 from cuesta.ragged import Ragged
 
 __all__ = ["ZBuffer", "zbuffer"]
@@ -56,12 +56,12 @@ def zbuffer(points: Ragged, *, height: int, width: int) -> ZBuffer:
     return ZBuffer(*torch.ops.cuesta.zbuffer(values.contiguous(), points.offsets, height, width))
 
 
-@torch.library.custom_op("cuesta::zbuffer", mutates_args=())
+@plain_op("zbuffer")
 def _zbuffer(points: Tensor, offsets: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
     return body("zbuffer", points).zbuffer(points, offsets, height, width)
 
 
-@_zbuffer.register_fake
+@torch.library.register_fake("cuesta::zbuffer")
 def _(points: Tensor, offsets: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
     depth = points.new_empty(offsets.shape[0] - 1, height, width)
     return depth, torch.empty_like(depth, dtype=torch.int64)

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Pictures
@@ -53,6 +52,8 @@ def colored(depth: NDArray[np.float32]) -> NDArray[np.uint8]:
     inverse = np.divide(1, depth, out=np.zeros_like(depth), where=is_known)
     low, high = np.quantile(inverse[is_known], [0.01, 0.99]) if is_known.any() else (0.0, 1.0)
     share = np.clip((inverse - low) / max(high - low, np.finfo(np.float32).tiny), 0, 1)
+    import matplotlib as mpl  # here: the memory of matching is free again
+
     colors: NDArray[np.float64] = mpl.colormaps["turbo"](share)[..., :3]
     return (255 * colors * is_known[..., None]).astype(np.uint8)
 
