@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Int32, UInt8
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
@@ -35,6 +35,7 @@ from cuesta.vision.terrasky3d.source_views import Sources
 from cuesta.vision.terrasky3d.stages import OnProgress, fingerprint, ignore_stages
 from cuesta.vision.terrasky3d.stereo import planes_of
 
+_AT_A_TIME = 5
 _VERSION = 2  # of what the same inputs make
 _TAG = "cuesta geometric mask"
 
@@ -142,26 +143,66 @@ def geometric_mask(
 
     `grey` returns the photograph of a view, at the size of its maps.
     """
-    planes = None
-    if settings.looks and this.normals is not None:
-        planes = planes_of(this.depth, this.normals, this.matrix)
+    looks = _Looks(this, grey, settings.max_cost) if settings.looks else None
     count = torch.zeros(this.depth.shape, dtype=torch.int32)
     score = torch.zeros(this.depth.shape)
     for other in others:
         agrees, errors = agreement(this, other, settings)
-        if planes is not None:
-            matrix = this.other_from_this(other).float()[None]
-            cost = patch_match_costs(grey(this), [grey(other)], matrix, planes)[0]
-            agrees &= cost <= settings.max_cost
+        if looks is not None:
+            looks.add(other, agrees)
+            continue
         count += agrees
         if settings.rule == "terrasky3d":
             miss = errors.pixel_error + 200 * errors.depth_error
             if errors.angle is not None:
                 miss = miss + 10 * errors.angle.deg2rad()
             score += torch.where(agrees, (-miss).exp(), 0.0)
+    if looks is not None:
+        count = looks.count()
     if settings.rule == "terrasky3d":
         return (count >= 1) & (score > settings.min_score * count)
     return count >= settings.min_views
+
+
+class _Looks:
+    """Count the views that agree with a view and look alike. A few are compared at a time: they share the weights
+    of the view's patches, which take as long as the patch of one of them.
+    """
+
+    def __init__(
+        self, this: DepthView, grey: Callable[[DepthView], Tensor], max_cost: float
+    ) -> None:
+        self._this, self._grey, self._max_cost = this, grey, max_cost
+        self._planes = None
+        if this.normals is not None:
+            self._planes = planes_of(this.depth, this.normals, this.matrix)
+        self._count = torch.zeros(this.depth.shape, dtype=torch.int32)
+        self._waiting: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def add(self, other: DepthView, agrees: Bool[Tensor, "Y X"]) -> None:
+        """Count where `other` agrees, if it also looks alike there."""
+        if self._planes is None:
+            self._count += agrees
+            return
+        matrix = self._this.other_from_this(other).float()
+        self._waiting.append((agrees, matrix, self._grey(other)))
+        if len(self._waiting) == _AT_A_TIME:
+            self._look()
+
+    def count(self) -> Int32[Tensor, "Y X"]:
+        """Return how many views there were, pixel by pixel."""
+        if self._waiting:
+            self._look()
+        return self._count
+
+    def _look(self) -> None:
+        assert self._planes is not None
+        agree, matrices, others = zip(*self._waiting, strict=True)
+        own = self._grey(self._this)
+        costs = patch_match_costs(own, others, torch.stack(matrices), self._planes)
+        for agrees, cost in zip(agree, costs, strict=True):
+            self._count += agrees & (cost <= self._max_cost)
+        self._waiting = []
 
 
 def write_geometric_masks(
