@@ -285,11 +285,17 @@ def _mark_of(
     sources: list[str],
     prints: dict[Path, str],
 ) -> str:
-    """Return a fingerprint of all that decides a mask: settings, maps, photographs, cameras and poses."""
+    """Return a fingerprint of all that decides a mask: settings, maps, photographs, cameras and poses.
+
+    Photographs count where they are looked at: if the view has normals. Raises `UserError` naming one that is missing.
+    """
+    looks = settings.looks and dense.normal_map(name) is not None
     parts = []
     for image in (name, *sources):
         camera, pose = dense.views.camera(image), dense.views.pose(image)
-        photo = dense.scene.frame(image) if settings.looks else None
+        photo = dense.scene.frame(image) if looks else None
+        if photo is not None and not photo.is_file():
+            raise UserError(f"{photo}: no such file; bring the photograph back")
         files = (dense.scene.depth_map(image), dense.normal_map(image), photo)
         hashes = [None if file is None else _hash_of(file, prints) for file in files]
         parts.append([image, hashes, camera.params.tolist(), pose.matrix().tolist()])

@@ -159,6 +159,15 @@ def test_what_looks_different_is_not_kept(tmp_path: Path) -> None:
     assert seen_alike[outside].mean() > 0.9 * geometric[outside].mean()
 
 
+def test_a_photograph_is_asked_for_only_where_it_is_looked_at(place: Scene) -> None:
+    seen = views()
+    place.frame(seen.names[1]).unlink()
+    assert len(write_masks(place, MaskSettings())) == len(seen.names)
+    write_normals(place, seen)
+    with pytest.raises(UserError, match=r"cam_0/1\.png: no such file; bring the photograph back"):
+        write_masks(place, MaskSettings())
+
+
 def test_rule_of_the_paper_is_its_formula(tmp_path: Path) -> None:
     seen, draw = views(), np.random.default_rng(0)
     noisy: dict[str, Array] = {
