@@ -134,8 +134,19 @@ def is_of(colour: int, like: Tensor) -> Tensor:
     return (y[:, None] + x) % 2 == colour
 
 
-def costs_of(case: Case, patch: Patch | None = None) -> Tensor:
-    return patch_match_costs(case.reference, case.sources, case.matrices, case.planes, patch)
+def costs_of(case: Case, patch: Patch | None = None, wanted: Tensor | None = None) -> Tensor:
+    return patch_match_costs(
+        case.reference, case.sources, case.matrices, case.planes, patch, wanted
+    )
+
+
+def wanted_of(case: Case) -> Tensor:
+    """Return pixels [V, Y, X] to ask for: here and there, a row of all, and none of the second source."""
+    shape = (len(case.sources), *case.reference.shape)
+    wanted = torch.rand(shape, generator=torch.Generator().manual_seed(5)) < 0.03
+    wanted[:, 2] = True
+    wanted[1] = False
+    return wanted
 
 
 def walked(given: Case, patch: Patch) -> Tensor:

@@ -190,7 +190,8 @@ def samples_of_patches() -> dict[str, tuple[object, ...]]:
     patch, search = [5.0, 20.0, 2.0], [0.3, 0.2, 3.0, 0.1, 1.0, 0.05, 0.02, 0.1]
     state, rest = torch.cat([planes, planes[:1]]), ([*patch, *search], [2, 1], 1)
     return {
-        "patch_match_costs": (*views, planes, patch, [2, 1]),
+        "patch_match_costs": (*views, planes, None, patch, [2, 1]),
+        "patch_match_costs: some": (*views, planes, planes[:2] > 0.5, patch, [2, 1]),
         "patch_match_sweep": (*views, state, noise, [], *rest, True),
         "patch_match_sweep: geometric": (*views, state, noise, depths, *rest, False),
     }

@@ -138,7 +138,8 @@ def launch_patch_match(*, is_geometric: bool) -> None:
     """Call PatchMatch on two sources, with their own depths or without."""
     image, matrices = torch.zeros(20, 32, dtype=torch.uint8), torch.eye(3, 4).repeat(2, 1, 1)
     start = PatchMatch(random(3, 20, 32).cpu(), random(20, 32).cpu())
-    patch_match_costs(image, [image, image], matrices, start.planes)
+    wanted = torch.ones(2, 20, 32, dtype=torch.bool) if is_geometric else None
+    patch_match_costs(image, [image, image], matrices, start.planes, wanted=wanted)
     patch_match(
         image, [image, image], matrices, start=start, noise=torch.rand(9, 32, 32),
         search=Search(low=0.2, high=1.0, steepest=0.02),

@@ -16,7 +16,7 @@ from tests.ops.gpu_rungs import (
     runs,
     tells_nothing_of_fusion,
 )
-from tests.ops.patch_cases import Case, assert_sweeps_are_twins, case, costs_of
+from tests.ops.patch_cases import Case, assert_sweeps_are_twins, case, costs_of, wanted_of
 from tests.twins import assert_twins
 
 pytest.importorskip("triton", reason="Triton is for Linux")
@@ -38,11 +38,13 @@ def on_device(size: tuple[int, int], source_sizes: tuple[tuple[int, int], ...]) 
 
 
 @runs
-def test_costs_are_twins() -> None:
+@pytest.mark.parametrize("is_asked", [False, True], ids=["all", "wanted"])
+def test_costs_are_twins(is_asked: bool) -> None:
     given = on_device(*SMALL)
+    wanted = wanted_of(given).to(DEVICE) if is_asked else None
 
     def run(matrices: Tensor, planes: Tensor) -> Tensor:
-        return costs_of(given._replace(matrices=matrices, planes=planes), PATCH)
+        return costs_of(given._replace(matrices=matrices, planes=planes), PATCH, wanted)
 
     assert_twins(run, given.matrices, given.planes, body="gpu")
 

@@ -32,6 +32,7 @@ from tests.ops.patch_cases import (
     swept,
     texture,
     walked,
+    wanted_of,
 )
 from tests.twins import assert_twins
 
@@ -52,6 +53,15 @@ def test_costs_are_twins(radius_and_step: tuple[int, int]) -> None:
     assert bool((is_hidden.sum((1, 2)) > 20).all())
     assert is_hidden.float().mean() < 0.8
     assert_twins(run, given.matrices, given.planes)
+
+
+@BODY
+def test_costs_that_are_not_wanted_are_no_match_and_the_others_are_as_ever(body: str) -> None:
+    given = case((31, 66), ((31, 66), (40, 50), (20, 70)))
+    wanted = wanted_of(given)
+    with force_body(body):
+        all_of_them, some = costs_of(given), costs_of(given, wanted=wanted)
+    assert torch.equal(some, torch.where(wanted, all_of_them, NO_MATCH))
 
 
 @COLOUR
@@ -370,6 +380,8 @@ def test_mistakes_are_named() -> None:
     assert_named(r"inverse_depths must be .* got .*float64", inverse_depths=maps)
     with pytest.raises(ValueError, match=r"planes must be \[3, Y, X\]"):
         costs_of(given._replace(planes=torch.cat([planes, planes[:1]])))
+    with pytest.raises(ValueError, match=r"wanted must be bool \[V, Y, X\], \(3, .* got .*float32"):
+        costs_of(given, wanted=wanted_of(given).float())
     with pytest.raises(ValueError, match=r"radius must be 1 to 23 px .* got 24 and 2"):
         Patch(radius=24)
     with pytest.raises(ValueError, match=r"noise must be above 0"):

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, final
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from cuesta.ops.bodies import body, plain_op
@@ -150,9 +150,13 @@ def patch_match_costs(
     source_from_reference: Float[Tensor, "V 3 4"],
     planes: Float[Tensor, "3 Y X"],
     patch: Patch | None = None,
+    wanted: Bool[Tensor, "V Y X"] | None = None,
 ) -> Float[Tensor, "V Y X"]:
     """Return what planes cost in each source, without the geometric term: 0 to 2, `NO_MATCH` where the
     source does not see the pixel. All else is as in `patch_match`.
+
+    `wanted` says for which pixels of which sources the cost is wanted; the others' is `NO_MATCH`, and
+    saves time where neighbours are not wanted either.
 
     >>> image = (torch.arange(64).reshape(8, 8) * 5 % 256).to(torch.uint8)
     >>> planes = torch.tensor([0.5, 0, 0])[:, None, None].expand(3, 8, 8)
@@ -162,9 +166,15 @@ def patch_match_costs(
     """
     patch = patch or Patch()
     _check(reference, sources, source_from_reference, planes)
+    shape = (len(sources), *reference.shape)
+    if wanted is not None and (wanted.shape != shape or wanted.dtype is not torch.bool):
+        raise ValueError(
+            f"wanted must be bool [V, Y, X], {shape}, got {wanted.dtype} {tuple(wanted.shape)}"
+        )
     return torch.ops.cuesta.patch_match_costs(
         reference.contiguous(), [image.contiguous() for image in sources],
         source_from_reference.contiguous(), planes.contiguous(),
+        None if wanted is None else wanted.contiguous(),
         [patch.spatial_sigma, patch.color_sigma, patch.noise], [patch.radius, patch.step],
     )  # fmt: skip
 
@@ -210,11 +220,12 @@ def _patch_match_costs(
     sources: list[Tensor],
     matrices: Tensor,
     planes: Tensor,
+    wanted: Tensor | None,
     numbers: list[float],
     window: list[int],
 ) -> Tensor:
     run = body("patch_match", planes).patch_match_costs
-    return run(reference, sources, matrices, planes, numbers, window)
+    return run(reference, sources, matrices, planes, wanted, numbers, window)
 
 
 @torch.library.register_fake("cuesta::patch_match_costs")
@@ -223,6 +234,7 @@ def _(
     sources: list[Tensor],
     matrices: Tensor,
     planes: Tensor,
+    wanted: Tensor | None,
     numbers: list[float],
     window: list[int],
 ) -> Tensor:

@@ -81,6 +81,7 @@ def patch_match_costs(
     sources: Sequence[Tensor],
     matrices: Tensor,
     planes: Tensor,
+    wanted: Tensor | None,
     numbers: Sequence[float],
     window: Sequence[int],
 ) -> Tensor:
@@ -91,11 +92,12 @@ def patch_match_costs(
     padded = _padded(view(planes), None)
     shape = height, width, padded.shape[2], padded.shape[1] * padded.shape[2]
     taps, falloff = _taps(radius, step, spatial, color)
-    out = np.empty(len(sources) * height * width + 2 * WIDTH, np.float32)
+    out = np.full(len(sources) * height * width + 2 * WIDTH, NO_MATCH, np.float32)
+    asked = np.empty((0, 0, 0), np.bool_) if wanted is None else view(wanted)
     for colour in range(2):
         _costs(
             _padded(view(reference)[None].astype(np.float32), None).ravel(), padded.ravel(), out,
-            colour, _views(sources, matrices, ()), np.float32(deviation * deviation), taps, falloff,
+            asked, colour, _views(sources, matrices, ()), np.float32(deviation * deviation), taps, falloff,
             _scratch(2 * len(taps)), shape,
         )  # fmt: skip
     return torch.from_numpy(out[: len(sources) * height * width].reshape(-1, height, width))
@@ -368,7 +370,7 @@ def _sweep(
 
 
 @kernel
-def _costs(image, planes, out, colour, views, patch_noise, taps, falloff, scratch, shape):
+def _costs(image, planes, out, asked, colour, views, patch_noise, taps, falloff, scratch, shape):
     height, width, stride, area = shape
     num_taps = taps.shape[0]
     for task in numba.prange(scratch.shape[0]):
@@ -377,14 +379,34 @@ def _costs(image, planes, out, colour, views, patch_noise, taps, falloff, scratc
         for y in range(height * task // scratch.shape[0], height * (task + 1) // scratch.shape[0]):
             for x in range((y + colour) % 2, width, 2 * WIDTH):
                 here = (y + REACH) * stride + REACH + x
+                count = min(WIDTH, (width - x + 1) // 2)
+                if not _any_wanted(asked, 0, views[2].shape[0], y, x, count):
+                    continue
                 moments = _patch(image, stride, here, taps, falloff, patch_noise, weights, products)
                 pixel, plane = _centres(x, y), _state(planes, area, here)
-                count = min(WIDTH, (width - x + 1) // 2)
                 for v in range(views[2].shape[0]):
+                    if not _any_wanted(asked, v, v + 1, y, x, count):
+                        continue
                     cost = _cost(
                         views, v, pixel, plane, taps, weights, products, moments, patch_noise
                     )
-                    store_every_other(out, (v * height + y) * width + x, cost, count)
+                    at = (v * height + y) * width + x
+                    store_every_other(out, at, cost, count)
+                    for i in range(count if asked.shape[0] > 0 else 0):
+                        if not asked[v, y, x + 2 * i]:
+                            out[at + 2 * i] = NO_MATCH
+
+
+@inlined
+def _any_wanted(asked, first, last, y, x, count):
+    """Return whether a view from `first` to before `last` is asked about one of the pixels x, x + 2, ... of row y."""
+    if asked.shape[0] == 0:
+        return True
+    for v in range(first, last):
+        for i in range(count):
+            if asked[v, y, x + 2 * i]:
+                return True
+    return False
 
 
 @inlined

@@ -22,6 +22,7 @@ from cuesta.ops.patch_match.rules import (
     DIRECTIONS,
     LEAST_CHANCE,
     NEARBY,
+    NO_MATCH,
     NUM_NEAR,
     SAME,
     TRIALS,
@@ -33,6 +34,7 @@ _SAME, _NEARBY, _ANYWHERE = tl.constexpr(SAME), tl.constexpr(NEARBY), tl.constex
 _LEAST_CHANCE = tl.constexpr(LEAST_CHANCE)
 _NUM_PIXELS = tl.constexpr(DIRECTIONS.shape[1])  # of a direction
 _TRIALS = tl.constexpr(DIRECTIONS.size)  # where trials begin in the table of rules
+_NO_MATCH = tl.constexpr(NO_MATCH)
 _INFINITY = tl.constexpr(float("inf"))
 
 
@@ -79,13 +81,14 @@ def patch_match_costs(
     sources: Sequence[Tensor],
     matrices: Tensor,
     planes: Tensor,
+    wanted: Tensor | None,
     numbers: Sequence[float],
     window: Sequence[int],
 ) -> Tensor:
     spatial, color, deviation = numbers
     out = planes.new_empty(len(sources), *reference.shape)
     _costs_kernel[triton.cdiv(reference.numel(), PIXELS), len(sources)](
-        reference, planes, *_views(sources, matrices), out, *reference.shape,
+        reference, planes, wanted, *_views(sources, matrices), out, *reference.shape,
         *_falloff(spatial, color), deviation * deviation, *_reach(window), PIXELS,
     )  # fmt: skip
     return out
@@ -145,21 +148,25 @@ def _pack_kernel(flat, sizes, quads, PIXELS: tl.constexpr):
 
 @triton.jit(do_not_specialize=["height", "width"])
 def _costs_kernel(
-    image, planes, quads, sizes, matrices, out, height, width, by_distance, by_value, noise,
+    image, planes, wanted, quads, sizes, matrices, out, height, width, by_distance, by_value, noise,
     REACH: tl.constexpr, STEP: tl.constexpr, PIXELS: tl.constexpr,
 ):  # fmt: skip
     v = tl.program_id(1).to(tl.int64)
     pixel = tl.program_id(0).to(tl.int64) * PIXELS + tl.arange(0, PIXELS)  # [Y * X]
     mask, x, y = pixel < height * width, pixel % width, pixel // width
+    at = v * height * width + pixel
+    is_wanted = mask
+    if wanted is not None:
+        is_wanted = tl.load(wanted + at, mask=mask, other=0) != 0
     centre, share, mean, variance = moments(
-        image, x, y, mask, height, width, by_distance, by_value, REACH, STEP
+        image, x, y, is_wanted, height, width, by_distance, by_value, REACH, STEP
     )
-    w, slope_x, slope_y = plane_of(planes, pixel, height * width, mask)
+    w, slope_x, slope_y = plane_of(planes, pixel, height * width, is_wanted)
     cost = cost_of(
-        image, quads, sizes, matrices, v, x, y, mask, height, width, w, slope_x, slope_y,
+        image, quads, sizes, matrices, v, x, y, is_wanted, height, width, w, slope_x, slope_y,
         centre, share, mean, variance, by_distance, by_value, noise, REACH, STEP,
     )  # fmt: skip
-    tl.store(out + v * height * width + pixel, cost, mask=mask)
+    tl.store(out + at, tl.where(is_wanted, cost, _NO_MATCH), mask=mask)
 
 
 @triton.jit(do_not_specialize=["first", "num_pixels", "band", "height", "width", "colour"])

@@ -39,7 +39,7 @@ def patch_match_sweep(
     search = low, high, steepest, near_depth, near_slope
 
     def costs_of(planes: Tensor) -> Tensor:
-        return patch_match_costs(reference, sources, matrices, planes, patch, window)
+        return patch_match_costs(reference, sources, matrices, planes, None, patch, window)
 
     def penalty(planes: Tensor) -> Tensor | float:
         if not inverse_depths:
@@ -75,6 +75,7 @@ def patch_match_costs(
     sources: Sequence[Tensor],
     matrices: Tensor,
     planes: Tensor,
+    wanted: Tensor | None,
     numbers: Sequence[float],
     window: Sequence[int],
 ) -> Tensor:
@@ -109,7 +110,8 @@ def patch_match_costs(
         height, width = source.shape
         is_seen = (z > 0) & (u > 0) & (u < width) & (v > 0) & (v < height)
         costs.append(torch.where(is_seen, 1 - covariance / deviations, NO_MATCH))
-    return torch.stack(costs)
+    found = torch.stack(costs)
+    return found if wanted is None else torch.where(wanted, found, NO_MATCH)
 
 
 def _moments(weights: list[Tensor], values: list[Tensor], total: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int32, UInt8
+from jaxtyping import Bool, UInt8
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
@@ -35,7 +35,7 @@ from cuesta.vision.terrasky3d.source_views import Sources
 from cuesta.vision.terrasky3d.stages import OnProgress, fingerprint, ignore_stages
 from cuesta.vision.terrasky3d.stereo import planes_of
 
-_AT_A_TIME = 5
+_AT_A_TIME = 3
 _VERSION = 2  # of what the same inputs make
 _TAG = "cuesta geometric mask"
 
@@ -143,65 +143,69 @@ def geometric_mask(
 
     `grey` returns the photograph of a view, at the size of its maps.
     """
-    looks = _Looks(this, grey, settings.max_cost) if settings.looks else None
-    count = torch.zeros(this.depth.shape, dtype=torch.int32)
-    score = torch.zeros(this.depth.shape)
+    if settings.rule == "terrasky3d":
+        return _confirmed_on_average(this, others, settings)
+    votes = _Votes(this, settings, grey)
+    for other in others:
+        votes.add(other, agreement(this, other, settings).agrees)
+    return votes.are_enough()
+
+
+def _confirmed_on_average(
+    this: DepthView, others: Iterator[DepthView] | list[DepthView], settings: MaskSettings
+) -> Bool[Tensor, "Y X"]:
+    count, score = torch.zeros(this.depth.shape), torch.zeros(this.depth.shape)
     for other in others:
         agrees, errors = agreement(this, other, settings)
-        if looks is not None:
-            looks.add(other, agrees)
-            continue
+        miss = errors.pixel_error + 200 * errors.depth_error
+        if errors.angle is not None:
+            miss = miss + 10 * errors.angle.deg2rad()
+        score += torch.where(agrees, (-miss).exp(), 0.0)
         count += agrees
-        if settings.rule == "terrasky3d":
-            miss = errors.pixel_error + 200 * errors.depth_error
-            if errors.angle is not None:
-                miss = miss + 10 * errors.angle.deg2rad()
-            score += torch.where(agrees, (-miss).exp(), 0.0)
-    if looks is not None:
-        count = looks.count()
-    if settings.rule == "terrasky3d":
-        return (count >= 1) & (score > settings.min_score * count)
-    return count >= settings.min_views
+    return (count >= 1) & (score > settings.min_score * count)
 
 
-class _Looks:
-    """Count the views that agree with a view and look alike. A few are compared at a time: they share the weights
-    of the view's patches, which take as long as the patch of one of them.
+class _Votes:
+    """Count the views that agree with a view and look alike, pixel by pixel, until they are enough.
+
+    A few are looked at at a time: they share the weights of the view's patches, which take as long as the
+    patch of one of them.
     """
 
     def __init__(
-        self, this: DepthView, grey: Callable[[DepthView], Tensor], max_cost: float
+        self, this: DepthView, settings: MaskSettings, grey: Callable[[DepthView], Tensor]
     ) -> None:
-        self._this, self._grey, self._max_cost = this, grey, max_cost
+        self._this, self._settings, self._grey = this, settings, grey
         self._planes = None
-        if this.normals is not None:
+        if settings.looks and this.normals is not None:
             self._planes = planes_of(this.depth, this.normals, this.matrix)
         self._count = torch.zeros(this.depth.shape, dtype=torch.int32)
-        self._waiting: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._waiting: list[tuple[DepthView, Tensor]] = []
 
     def add(self, other: DepthView, agrees: Bool[Tensor, "Y X"]) -> None:
         """Count where `other` agrees, if it also looks alike there."""
-        if self._planes is None:
-            self._count += agrees
-            return
-        matrix = self._this.other_from_this(other).float()
-        self._waiting.append((agrees, matrix, self._grey(other)))
+        self._waiting.append((other, agrees))
         if len(self._waiting) == _AT_A_TIME:
             self._look()
 
-    def count(self) -> Int32[Tensor, "Y X"]:
-        """Return how many views there were, pixel by pixel."""
+    def are_enough(self) -> Bool[Tensor, "Y X"]:
+        """Return where there were as many as there must be."""
         if self._waiting:
             self._look()
-        return self._count
+        return self._count >= self._settings.min_views
 
     def _look(self) -> None:
-        assert self._planes is not None
-        agree, matrices, others = zip(*self._waiting, strict=True)
-        own = self._grey(self._this)
-        costs = patch_match_costs(own, others, torch.stack(matrices), self._planes)
-        for agrees, cost in zip(agree, costs, strict=True):
-            self._count += agrees & (cost <= self._max_cost)
+        others, agree = zip(*self._waiting, strict=True)
+        votes = torch.stack(agree)
+        if self._planes is not None:
+            votes &= self._count < self._settings.min_views
+            matrices = [self._this.other_from_this(other).float() for other in others]
+            costs = patch_match_costs(
+                self._grey(self._this), [self._grey(other) for other in others],
+                torch.stack(matrices), self._planes, wanted=votes,
+            )  # fmt: skip
+            votes &= costs <= self._settings.max_cost
+        self._count += votes.sum(0, dtype=torch.int32)
         self._waiting = []
 
 
@@ -241,14 +245,14 @@ def _written(
 ) -> MaskCoverage:
     """Return what the mask of a view keeps, after writing it where it is not as it would be made."""
     read = found.read
-    this, path, ordered = read(name), dense.scene.geometric_mask(name), sorted(sources)
+    this, path = read(name), dense.scene.geometric_mask(name)
     height, width = this.depth.shape
-    mark = _mark_of(dense, settings, name, ordered, found.prints)
+    mark = _mark_of(dense, settings, name, sorted(sources), found.prints)
     tag = _tag_of(path)
     if tag is None or tag == mark:
         mask = read_mask(path, (height, width))
     else:
-        mask = geometric_mask(this, map(read, ordered), settings, found.grey).numpy()
+        mask = geometric_mask(this, map(read, sources), settings, found.grey).numpy()
         about = PngInfo()
         about.add_text(_TAG, mark)
         with atomic_file(path) as temporary:
