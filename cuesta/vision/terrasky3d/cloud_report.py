@@ -105,7 +105,7 @@ def _agreement_section(fused: FusedCloud, settings: FusionSettings) -> Section:
         _bars("Error of depth", "%", _edges(100 * masks.max_depth), residuals.depths),
     )
     note = (
-        f"Of the pixels that a source could check, {100 * _agreeing_share(fused):.0f} % agree with it; "
+        f"Of the pixels fused that a source could check, {100 * _agreeing_share(fused):.0f} % agree with it; "
         "errors are those of agreeing pairs, after there and back."
     )
     return Section(title="How well the views agree", note=note, parts=parts)

@@ -99,7 +99,7 @@ class ViewFusion(NamedTuple):
 
 @dataclass(eq=False)
 class Residuals:
-    """Count errors of agreeing pairs of views, at every 16th pixel, by `NUM_BINS` even bins up to the
+    """Count errors of agreeing pairs of views, at every 16th pixel that is fused, by `NUM_BINS` even bins up to the
     limits of the masks; and how many pixels were compared.
     """
 
@@ -247,8 +247,10 @@ class _Fusion:
         active = keep & ~self._bits(name, shape)
         positions, normals, colors = np.zeros((3, *shape, 3), np.float32)
         sums = _Sums(positions, normals, colors, np.zeros(shape, np.int32))
+        depth = torch.where(torch.from_numpy(active), view.maps.depth, 0.0)
+        view = view._replace(maps=view.maps._replace(depth=depth))
         for other in self._sources[name]:
-            self._add(view, active, other, sums)
+            self._add(view, other, sums)
         is_point = sums.counts > 0
         points = _points_of(view, is_point, sums)
         self._note(view, is_point)
@@ -260,20 +262,19 @@ class _Fusion:
     def _add(
         self,
         view: _View,
-        active: Bool[np.ndarray, "Y X"],
         name: str,
         sums: tuple[
             NDArray[np.float32], NDArray[np.float32], NDArray[np.float32], NDArray[np.int32]
         ],
     ) -> None:
-        """Add what a source sees of the active pixels to the sums, and cover its pixels."""
+        """Add what a source sees of the pixels with depth to the sums, and cover its pixels."""
         other = self._load(name)
         found = agreement(view.maps, other.maps, self._settings.masks)
         self.residuals.add(found, self._settings.masks)
         covered = self._bits(name, other.colors.shape[:2]).view(np.uint8)
         num_threads()
         add_view(
-            active & found.agrees.numpy(),
+            found.agrees.numpy(),
             view.maps.depth.numpy(),
             (other.maps.depth.numpy(), other.normals, other.colors, other.keep),
             (

@@ -147,7 +147,7 @@ def geometric_mask(
         return _confirmed_on_average(this, others, settings)
     votes = _Votes(this, settings, grey)
     for other in others:
-        votes.add(other, agreement(this, other, settings).agrees)
+        votes.add(other, agreement(votes.undecided, other, settings).agrees)
     return votes.are_enough()
 
 
@@ -175,7 +175,8 @@ class _Votes:
     def __init__(
         self, this: DepthView, settings: MaskSettings, grey: Callable[[DepthView], Tensor]
     ) -> None:
-        self._this, self._settings, self._grey = this, settings, grey
+        self.undecided = this  # with depth only where views are still to be found
+        self._settings, self._grey = settings, grey
         self._planes = None
         if settings.looks and this.normals is not None:
             self._planes = planes_of(this.depth, this.normals, this.matrix)
@@ -199,14 +200,17 @@ class _Votes:
         votes = torch.stack(agree)
         if self._planes is not None:
             votes &= self._count < self._settings.min_views
-            matrices = [self._this.other_from_this(other).float() for other in others]
+            matrices = [self.undecided.other_from_this(other).float() for other in others]
             costs = patch_match_costs(
-                self._grey(self._this), [self._grey(other) for other in others],
+                self._grey(self.undecided), [self._grey(other) for other in others],
                 torch.stack(matrices), self._planes, wanted=votes,
             )  # fmt: skip
             votes &= costs <= self._settings.max_cost
         self._count += votes.sum(0, dtype=torch.int32)
         self._waiting = []
+        is_open = self._count < self._settings.min_views
+        depth = torch.where(is_open, self.undecided.depth, 0.0)
+        self.undecided = self.undecided._replace(depth=depth)
 
 
 def write_geometric_masks(
