@@ -30,7 +30,7 @@ def assert_twins(run: Callable[..., Outputs], *inputs: Tensor | None, body: str 
         actual = _listed(run(*inputs))
     assert len(oracle) == len(reference) == len(actual)
     for index, triple in enumerate(zip(oracle, reference, actual, strict=True)):
-        _assert_close(*triple, what=f"output {index} of {body}")
+        assert_close(*triple, what=f"output {index} of {body}")
 
 
 def with_gradients(
@@ -50,7 +50,8 @@ def with_gradients(
     return both
 
 
-def _assert_close(oracle: Tensor, reference: Tensor, actual: Tensor, *, what: str) -> None:
+def assert_close(oracle: Tensor, reference: Tensor, actual: Tensor, *, what: str) -> None:
+    """Check that `actual` is as close to the float64 oracle as the reference is."""
     assert actual.shape == oracle.shape == reference.shape, f"{what}: shape {tuple(actual.shape)}"
     assert actual.dtype == reference.dtype, f"{what}: dtype {actual.dtype}, not {reference.dtype}"
     if not actual.is_floating_point():

@@ -2,7 +2,7 @@
 
 This unsharded module is the specification that every sharded one must equal. After Neo (ISCA 2022):
 one flat buffer, one lookup for all tables, and table gradients that are never materialised. A
-backward pass leaves what it knows (ids and the gradient of the output) as pending lookups; `step`
+backward pass leaves what it knows (ids and the gradient of the output) in `pending`; `step`
 turns all of them into one update, so that gradient accumulation is exact, and a non-finite loss can
 still be dropped before it reaches a table.
 """
@@ -10,7 +10,7 @@ still be dropped before it reaches a table.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, final
 
@@ -84,7 +84,7 @@ class EmbeddingBags(nn.Module):
         self.pooled_keys = tuple(key for table in tables for key in table.pooled)
         self.unpooled_keys = tuple(key for table in tables for key in table.unpooled)
         self._pooled = self._layout_of("pooled")
-        self._pending: list[Lookup] = []
+        self.pending: list[Lookup] = []
         weight = _initial(self.tables, getattr(torch, storage), seed)
         state = TableState.fresh(weight, self._pooled, optimizer)
         self.register_buffer("weight", state.weight)
@@ -136,7 +136,7 @@ class EmbeddingBags(nn.Module):
         """Apply one exact update with all lookups since the last one, at the optimiser's lr times
         `lr_scale`.
         """
-        pending, self._pending = self._pending, []
+        pending, self.pending = self.pending, []
         if not pending:
             return
         self.updates += 1
@@ -152,7 +152,7 @@ class EmbeddingBags(nn.Module):
 
     def drop_gradients(self) -> None:
         """Forget the lookups since the last update."""
-        self._pending = []
+        self.pending = []
 
     def table(self, name: str) -> Float[Tensor, "rows D"]:
         """Return the weights of table `name` as a view."""
@@ -240,7 +240,7 @@ class _Lookup(torch.autograd.Function):
         features, module = ctx.features, ctx.module
         weights = features.weights if ctx.is_pooled else None
         grad = grad.contiguous()
-        module._pending.append(
+        module.pending.append(
             Lookup(ctx.layout, features.values, features.offsets, grad, weights, ctx.is_pooled)
         )
         sample_grad = None
@@ -261,6 +261,21 @@ def _forward(
     return embedding_rows(weight, ids, offsets, layout=layout)
 
 
+def draw_tables(
+    tables: Sequence[Table], dtype: torch.dtype, seed: int
+) -> Iterator[Float[Tensor, "rows D"]]:
+    """Yield the weights that `EmbeddingBags` starts each table with, one after another."""
+    generator = torch.Generator().manual_seed(seed)
+    for table in tables:
+        drawn = torch.empty(table.num_rows, table.dim, dtype=dtype)
+        yield _drawn(drawn, table, generator)
+
+
+def _drawn(values: Tensor, table: Table, generator: torch.Generator) -> Tensor:
+    bound = table.init_scale * table.num_rows**-0.5
+    return values.uniform_(-bound, bound, generator=generator)
+
+
 def _initial(tables: Sequence[Table], dtype: torch.dtype, seed: int) -> Tensor:
     """Return the flat buffer of all tables.
 
@@ -276,8 +291,7 @@ def _initial(tables: Sequence[Table], dtype: torch.dtype, seed: int) -> Tensor:
     start = 0
     for table in tables:
         end = start + table.num_rows * table.dim
-        bound = table.init_scale * table.num_rows**-0.5
-        flat[start:end].uniform_(-bound, bound, generator=generator)
+        _drawn(flat[start:end], table, generator)
         start = end
     return flat
 

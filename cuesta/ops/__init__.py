@@ -6,6 +6,7 @@
 
 from cuesta.ops.attended_rows import Mask
 from cuesta.ops.bodies import force_body
+from cuesta.ops.bucketize_ids import Bucketized, bucketize_ids
 from cuesta.ops.consistency import Consistency, consistency
 from cuesta.ops.dot_interaction import dot_interaction
 from cuesta.ops.embedding_bag import TableLayout, embedding_bag, embedding_rows
@@ -47,6 +48,7 @@ from cuesta.ops.zbuffer import ZBuffer, zbuffer
 __all__ = [
     "SGD",
     "Adagrad",
+    "Bucketized",
     "Consistency",
     "Lookup",
     "Mask",
@@ -60,6 +62,7 @@ __all__ = [
     "TableState",
     "ZBuffer",
     "array_jagged_bmm_jagged_out",
+    "bucketize_ids",
     "consistency",
     "dense_jagged_cat_jagged_out",
     "dot_interaction",

@@ -104,7 +104,7 @@ class RaggedFeatures:
 
     def lengths(self) -> Int64[Tensor, "F B"]:
         """Return the number of ids of each feature in each row."""
-        return self.offsets.diff().view(len(self.keys), -1)
+        return self.offsets.diff().view(len(self.keys), self.num_rows)
 
     def select(self, keys: Sequence[str]) -> RaggedFeatures:
         """Return the batch of these features in this order."""

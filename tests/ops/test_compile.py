@@ -82,6 +82,7 @@ def samples() -> dict[str, tuple[object, ...]]:
         "segment_max_backward": (numbers(3, 2), winner, 5),
         "pad": (numbers(5, 2, learns=True), OFFSETS, 4, 0.0),
         "unpad": (numbers(3, 4, 2, learns=True), OFFSETS, 5),
+        "bucketize_ids": (IDS, BAGS, torch.tensor([[1, 0, 2], [0, 1, 9]]), 2, True),
         "embedding_bag": (storage, IDS, BAGS, numbers(6, learns=True), grid, width),
         "embedding_rows": (storage, IDS, BAGS, grid, 4),
         "sample_weight_grad": (numbers(3, width), storage, IDS, BAGS, grid),

@@ -16,6 +16,7 @@ from cuesta.ops import (
     RowwiseAdagrad,
     TableLayout,
     TableOptimizer,
+    bucketize_ids,
     dot_interaction,
     embedding_bag,
     embedding_rows,
@@ -50,6 +51,24 @@ pytestmark = tells_nothing_of_fusion
 
 LAYOUTS = pytest.mark.parametrize("layout", [ALIGNED, MIXED], ids=["aligned", "mixed"])
 LENGTHS = [3, 0, 260, 1]  # an empty row, and one of several runs
+
+
+@runs
+@pytest.mark.parametrize("wants_places", [False, True])
+@pytest.mark.parametrize("lengths", [LENGTHS, [0, 0], []], ids=str)
+def test_ids_are_bucketized_as_by_the_reference(lengths: list[int], wants_places: bool) -> None:
+    ids = torch.arange(sum(lengths), dtype=torch.int32) * 7 % 31
+    rows = Ragged.from_lengths(ids, lengths)
+    blocks = torch.tensor([[0, 0, 16], [1, 16, 31], [0, 16, 31], [1, 3, 3]])
+    found = []
+    for body, device in (("reference", "cpu"), ("gpu", DEVICE)):
+        with force_body(body):
+            parts = bucketize_ids(
+                rows.values.to(device), rows.offsets.to(device), blocks.to(device),
+                num_features=2, wants_places=wants_places,
+            )  # fmt: skip
+        found.append([part.cpu() for part in parts])
+    assert all(torch.equal(a, b) and a.dtype is b.dtype for a, b in zip(*found, strict=True))
 
 
 @runs

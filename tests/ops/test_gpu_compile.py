@@ -12,6 +12,7 @@ from cuesta.ops import (
     Mask,
     PartialRowwiseAdam,
     RowwiseAdagrad,
+    bucketize_ids,
     consistency,
     dense_jagged_cat_jagged_out,
     dot_interaction,
@@ -154,6 +155,9 @@ def launch_rows_and_tables(dtype: torch.dtype) -> None:
     for how in ("mean", "max"):
         segment_reduce(rows.with_values(leaf), how).sum().backward()
     unpad(pad(rows), rows.offsets)
+    bucketize_ids(
+        torch.arange(9), torch.tensor([0, 4, 9]), torch.tensor([[0, 0, 5]]), num_features=1
+    )
     vectors = [random(5, 64).to(dtype), random(5, 26, 64).to(dtype)]
     dot_interaction(*(each.requires_grad_() for each in vectors)).sum().backward()
     part = lookup(ALIGNED, 100)

@@ -6,13 +6,14 @@ The form is the planner's output and what sharded tables are built from.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, final
 
 from cuesta.data.files import atomic_file
 from cuesta.errors import UserError
+from cuesta.nn import Table
 from cuesta.rec.neo.costs import SCHEMES, Scheme
 
 _VERSION = 1
@@ -104,6 +105,22 @@ class Plan:
                     f"table {name!r} is {shape[0]} x {shape[1]}, in the plan {planned[0]} x {planned[1]}; "
                     "plan again"
                 )
+
+
+def whole_tables(tables: Iterable[Table], world_size: int) -> Plan:
+    """Return the plan that deals whole tables to ranks in turn: what needs no planner."""
+    planned = {
+        table.name: TablePlan(
+            name=table.name,
+            num_rows=table.num_rows,
+            dim=table.dim,
+            scheme="table",
+            columns=1,
+            ranks=(place % world_size,),
+        )
+        for place, table in enumerate(tables)
+    }
+    return Plan(world_size=world_size, ranks_per_node=world_size, tables=planned)
 
 
 def write_plan(plan: Plan, path: str | Path) -> None:

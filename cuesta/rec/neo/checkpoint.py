@@ -1,0 +1,214 @@
+"""Checkpoints of tables that any plan can load: saved by N ranks, loaded by M, or by one process unsharded, exactly.
+
+```
+index.json                            every part: table, what of it, rows, columns, file
+rank-00000-of-00004.safetensors       a rank's parts, weights and the optimiser's state
+```
+
+A part says which rows and columns of its table it is, so that loading is cutting: each rank reads of the files what
+overlaps with what it holds. The folder is complete or absent: the first rank makes it under a hidden name and renames
+it when all have written. Nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from cuesta.data.files import atomic_folder
+from cuesta.errors import UserError
+from cuesta.nn import EmbeddingBags
+from cuesta.rec.neo.plan import Shard
+from cuesta.rec.neo.ranks import Ranks
+from cuesta.rec.neo.sharded import ShardedEmbeddingBags
+from cuesta.rec.neo.sharding import shard_name
+
+_VERSION = 1
+_INDEX = "index.json"
+_MOST_BYTES = 1 << 28  # of an index
+
+
+class _Part(NamedTuple):
+    """Hold a part of a table's weights or of its optimiser's state, [rows, columns] or [rows], as a view."""
+
+    table: str
+    kind: str  # weight, first or second
+    rows: tuple[int, int]
+    columns: tuple[int, int]
+    values: Tensor
+    is_copy: bool  # of what every rank has
+
+    @property
+    def key(self) -> str:
+        return f"{shard_name(self.table, Shard(0, self.rows, self.columns))}.{self.kind}"
+
+
+def save_tables(
+    bags: EmbeddingBags | ShardedEmbeddingBags, folder: str | Path, *, overwrite: bool = False
+) -> None:
+    """Write the tables of all ranks into a folder; every rank calls, with the same folder.
+
+    Raises `UserError` on every rank where one cannot write; what was there before stays.
+    """
+    ranks = _ranks_of(bags)
+    file = f"rank-{ranks.rank:05d}-of-{ranks.size:05d}.safetensors"
+    with ExitStack() as stack:
+        place = ""
+
+        def begin() -> None:
+            nonlocal place
+            place = str(stack.enter_context(atomic_folder(folder, overwrite=overwrite)))
+
+        _together(ranks, begin if ranks.rank == 0 else None)
+        target = Path(ranks.say(place)[0])
+        parts = [part for part in _parts(bags) if ranks.rank == 0 or not part.is_copy]
+        _together(ranks, lambda: _write(target / file, parts))
+        said = ranks.say(json.dumps([_entry(part, file) for part in parts]))
+        if ranks.rank == 0:
+            content = {
+                "version": _VERSION,
+                "updates": max(int(each.updates) for each in _local(bags)),
+                "tables": _shapes(bags),
+                "parts": [entry for each in said for entry in json.loads(each)],
+            }
+            (target / _INDEX).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def load_tables(bags: EmbeddingBags | ShardedEmbeddingBags, folder: str | Path) -> None:
+    """Put saved tables into a module, whatever plan either has; each rank for itself.
+
+    Raises `UserError` naming a table or a part that does not fit or is missing.
+    """
+    folder = Path(folder)
+    index = _index(folder)
+    if index["tables"] != _shapes(bags):
+        raise UserError(
+            f"{folder} holds other tables: {index['tables']}; the model has {_shapes(bags)}"
+        )
+    saved: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for entry in index["parts"]:
+        saved.setdefault((entry["table"], entry["kind"]), []).append(entry)
+    for part in _parts(bags):
+        filled = sum(_fill(folder, part, entry) for entry in saved.get((part.table, part.kind), ()))
+        if filled != part.values.numel():
+            raise UserError(
+                f"{folder} does not fit: of {part.key} it holds {filled} of {part.values.numel()} numbers; "
+                "was it trained with another optimiser, or with parts of columns that keep a state each?"
+            )
+    for each in _local(bags):
+        each.updates.fill_(index["updates"])
+
+
+def _ranks_of(bags: EmbeddingBags | ShardedEmbeddingBags) -> Ranks:
+    return bags.ranks if isinstance(bags, ShardedEmbeddingBags) else Ranks()
+
+
+def _local(bags: EmbeddingBags | ShardedEmbeddingBags) -> Sequence[EmbeddingBags]:
+    return bags.local if isinstance(bags, ShardedEmbeddingBags) else [bags]
+
+
+def _shapes(bags: EmbeddingBags | ShardedEmbeddingBags) -> dict[str, list[int]]:
+    return {table.name: [table.num_rows, table.dim] for table in bags.tables}
+
+
+def _parts(bags: EmbeddingBags | ShardedEmbeddingBags) -> Iterator[_Part]:
+    """Yield what this rank holds."""
+    held = {
+        table.name: (table.name, (0, table.num_rows), (0, table.dim), False)
+        for table in bags.tables
+    }
+    if isinstance(bags, ShardedEmbeddingBags):
+        held = {name: (*place[:3], True) for name, place in held.items()}
+        for table, shard in bags.sharding.shards[bags.ranks.rank]:
+            place = (table.name, shard.rows, shard.columns, False)
+            held[shard_name(table.name, shard)] = place
+    for local in _local(bags):
+        for key, values in local.state_dict().items():
+            group, _, rest = key.partition(".")
+            if group == "updates":
+                continue
+            name, kind = (rest, "weight") if group == "tables" else rest.rsplit(".", 1)
+            table_name, rows, columns, is_copy = held[name]
+            yield _Part(table_name, kind, rows, columns, values, is_copy)
+
+
+def _entry(part: _Part, file: str) -> dict[str, Any]:
+    return {
+        "table": part.table,
+        "kind": part.kind,
+        "rows": part.rows,
+        "columns": part.columns,
+        "by_row": part.values.dim() == 1,
+        "file": file,
+        "key": part.key,
+    }
+
+
+def _write(path: Path, parts: Sequence[_Part]) -> None:
+    save_file({part.key: part.values.contiguous() for part in parts}, path)
+    path.chmod(0o644)
+
+
+def _fill(folder: Path, part: _Part, entry: Mapping[str, Any]) -> int:
+    """Copy what a saved part has of one in the module; return how many numbers."""
+    rows, columns = _overlap(part.rows, entry["rows"]), _overlap(part.columns, entry["columns"])
+    by_row = part.values.dim() == 1
+    is_alike = not by_row or tuple(entry["columns"]) == part.columns
+    if by_row != entry["by_row"] or not is_alike:
+        return 0
+    if rows[0] >= rows[1] or columns[0] >= columns[1]:
+        return 0
+    path = folder / Path(entry["file"]).name
+    ours = (_inside(rows, part.rows), _inside(columns, part.columns))
+    theirs = (_inside(rows, entry["rows"]), _inside(columns, entry["columns"]))
+    try:
+        with safe_open(path, framework="pt") as file:
+            values = file.get_slice(entry["key"])[theirs[:1] if by_row else theirs]
+    except (OSError, SafetensorError, IndexError) as error:
+        raise UserError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
+    target = part.values[ours[:1] if by_row else ours]
+    target.copy_(values)
+    return target.numel()
+
+
+def _overlap(ours: Sequence[int], theirs: Sequence[int]) -> tuple[int, int]:
+    return max(ours[0], theirs[0]), min(ours[1], theirs[1])
+
+
+def _inside(span: tuple[int, int], whole: Sequence[int]) -> slice:
+    return slice(span[0] - whole[0], span[1] - whole[0])
+
+
+def _index(folder: Path) -> dict[str, Any]:
+    path = folder / _INDEX
+    try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise UserError(f"{path} is too large for an index")
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; {folder} holds no saved tables") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
+    if not isinstance(content, dict) or content.get("version") != _VERSION:
+        raise UserError(f"{path} is of another version, or no index of tables")
+    return content
+
+
+def _together(ranks: Ranks, work: Callable[[], None] | None) -> None:
+    """Do this rank's work; raise on every rank the error of the first that has one."""
+    error = ""
+    try:
+        if work is not None:
+            work()
+    except (UserError, OSError, SafetensorError) as failure:
+        error = f"rank {ranks.rank}: {failure}" if ranks.size > 1 else str(failure)
+    for said in ranks.say(error):
+        if said:
+            raise UserError(said)

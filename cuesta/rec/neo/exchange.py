@@ -1,0 +1,254 @@
+"""What travels around a sharded lookup: ids to the ranks that hold their rows, and what these find, back.
+
+After Neo (ISCA 2022), sections on partitioning and quantised communication. Ids go in two phases: first how many,
+then lengths, ids and weights in one message a rank. What was found comes back as float32, or in 16 bits each way.
+Gradients take the same way backwards, and autograd sees both: between `send` and `Sent.wait` other work can
+be done while numbers travel, forward and backward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Protocol, final
+
+import torch
+from jaxtyping import Float, Int, Int64
+from torch import Tensor
+
+from cuesta.ragged import offsets_from_lengths
+from cuesta.rec.neo.ranks import Arriving, Ranks
+
+Precision = Literal["float32", "float16", "bfloat16"]
+_MOST = {torch.float16: 65504.0}  # beyond, what is sent would become infinite
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Wire:
+    """Say how numbers travel: forward what was looked up, backward gradients.
+
+    Gradients are multiplied by `loss_scale` before they are rounded and divided by it after, so that small ones
+    do not vanish in float16; bfloat16 has the range of float32 and needs none. Sums are float32 after arrival.
+    """
+
+    forward: Precision = "float32"
+    backward: Precision = "float32"
+    loss_scale: float = 1.0
+
+
+class Ids(NamedTuple):
+    """Hold ids for slots, bag by bag: `lengths` [S, B], and a weight an id or None."""
+
+    values: Int[Tensor, " N"]
+    lengths: Int64[Tensor, "S B"]
+    weights: Float[Tensor, " N"] | None = None
+
+    def offsets(self) -> Int64[Tensor, " S*B+1"]:
+        """Return where each bag begins, slot by slot."""
+        return offsets_from_lengths(self.lengths.flatten())
+
+
+class Received(NamedTuple):
+    """Hold the ids that all ranks sent for this rank's slots, [S, all ranks' rows], rank after rank in each slot.
+
+    `num_rows[r]` are rank r's rows, `counts[r]` its ids of each slot.
+    """
+
+    ids: Ids
+    num_rows: list[int]
+    counts: list[list[int]]
+
+
+class Sending:
+    """Send the ids of all ranks' slots, those of rank r `num_slots[r]` after another, to these ranks, in two phases.
+
+    The first starts at once. Raises `ValueError` when it is over if some ranks' ids have weights and others' not.
+    """
+
+    def __init__(self, ranks: Ranks, ids: Ids, num_slots: Sequence[int]) -> None:
+        self._ranks, self._ids, self._num_slots = ranks, ids, list(num_slots)
+        totals = ids.lengths.sum(1).split(self._num_slots)
+        about = ids.lengths.new_tensor([ids.lengths.shape[1], ids.weights is not None])
+        self.counts: list[list[int]] = [
+            each.tolist() for each in totals
+        ]  # that each rank's slots get
+        self._sizes = ranks.exchange(
+            torch.cat([part for each in totals for part in (about, each)]),
+            [len(each) + 2 for each in totals],
+            [self._num_own + 2] * ranks.size,
+        )
+        self._messages: Arriving | None = None
+        self._num_rows: list[int] = []
+        self._their_counts: list[list[int]] = []
+
+    @property
+    def _num_own(self) -> int:
+        return self._num_slots[self._ranks.rank]
+
+    def start(self) -> None:
+        """Start the second phase, once the sizes are known."""
+        if self._messages is not None:
+            return
+        about = self._sizes.wait().view(self._ranks.size, -1).tolist()
+        if len({is_weighted for _, is_weighted, *_ in about}) > 1:
+            raise ValueError("some ranks' features have weights, others' have none")
+        self._num_rows = [num_rows for num_rows, *_ in about]
+        self._their_counts = [counts for _, _, *counts in about]
+        values, lengths, weights = self._ids
+        totals = [sum(counts) for counts in self.counts]
+        columns = [
+            [part.flatten() for part in lengths.to(values.dtype).split(self._num_slots)],
+            values.split(totals),
+            *([] if weights is None else [weights.split(totals)]),
+        ]
+        parts = [
+            part.view(torch.uint8) for message in zip(*columns, strict=True) for part in message
+        ]
+        sizes = [part.numel() for part in parts]
+        self._messages = self._ranks.exchange(
+            torch.cat(parts),
+            [sum(sizes[i : i + len(columns)]) for i in range(0, len(sizes), len(columns))],
+            [sum(self._bytes_from(rank)) for rank in range(self._ranks.size)],
+        )
+
+    def wait(self) -> Received:
+        """Return what all ranks sent to this one."""
+        self.start()
+        assert self._messages is not None
+        sizes = [size for rank in range(self._ranks.size) for size in self._bytes_from(rank)]
+        parts = self._messages.wait().split(sizes)
+        values, _, weights = self._ids
+        lengths = [
+            _typed(part, values.dtype).view(self._num_own, num_rows)
+            for part, num_rows in zip(parts[::3], self._num_rows, strict=True)
+        ]
+        ids = Ids(
+            self._by_slot(parts[1::3], values.dtype),
+            torch.cat(lengths, 1).long(),
+            None if weights is None else self._by_slot(parts[2::3], weights.dtype),
+        )
+        return Received(ids, self._num_rows, self._their_counts)
+
+    def _bytes_from(self, rank: int) -> tuple[int, int, int]:
+        """Return how long a rank's message is: lengths, ids and weights."""
+        count, weights = sum(self._their_counts[rank]), self._ids.weights
+        width = self._ids.values.itemsize
+        weighed = 0 if weights is None else count * weights.itemsize
+        return self._num_own * self._num_rows[rank] * width, count * width, weighed
+
+    def _by_slot(self, messages: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+        """Return what came slot by slot from each rank, rank by rank in each slot."""
+        parts = [
+            _typed(message, dtype).split(counts)
+            for message, counts in zip(messages, self._their_counts, strict=True)
+        ]
+        ordered = [part for slot in zip(*parts, strict=True) for part in slot]
+        return torch.cat(ordered) if ordered else messages[0].new_empty(0, dtype=dtype)
+
+
+class Route(Protocol):
+    """Say how what was looked up becomes messages and is put together, and the same for gradients."""
+
+    sizes: list[int]  # numbers sent to each rank
+    their_sizes: list[int]  # and got from it
+
+    def packed(self, values: Tensor) -> Tensor:
+        """Return the messages to all ranks, one after another."""
+        ...
+
+    def unpacked(self, messages: Sequence[Tensor]) -> Tensor:
+        """Return what all ranks' answers are together."""
+        ...
+
+    def packed_grad(self, grad: Tensor) -> Tensor:
+        """Return the gradients of all ranks' answers, one after another."""
+        ...
+
+    def unpacked_grad(self, messages: Sequence[Tensor]) -> Tensor:
+        """Return the gradient of what was looked up."""
+        ...
+
+
+class Sent:
+    """Hold an answer that is on its way; `wait` returns it, and sends its gradient back in a backward pass."""
+
+    def __init__(self, values: Tensor, route: Route, ranks: Ranks, wire: Wire) -> None:
+        self._job = _Job(route, ranks, wire)
+        anchor = torch.empty(0, device=values.device, requires_grad=torch.is_grad_enabled())
+        self._token = _Send.apply(anchor, values, self._job)
+
+    def wait(self) -> Tensor:
+        """Return the answer."""
+        return _Wait.apply(self._token, self._job)
+
+
+class _Job:
+    """Hold a route and what is on its way on it."""
+
+    def __init__(self, route: Route, ranks: Ranks, wire: Wire) -> None:
+        self.route, self._ranks, self._wire = route, ranks, wire
+        self._arriving: Arriving | None = None
+
+    def send(self, values: Tensor) -> None:
+        packed = _rounded(self.route.packed(values), self._wire.forward)
+        self._arriving = self._ranks.exchange(packed, self.route.sizes, self.route.their_sizes)
+
+    def answer(self) -> Tensor:
+        return self.route.unpacked(self._waited().float().split(self.route.their_sizes))
+
+    def send_grad(self, grad: Tensor) -> None:
+        scaled = self.route.packed_grad(grad) * self._wire.loss_scale
+        packed = _rounded(scaled, self._wire.backward)
+        self._arriving = self._ranks.exchange(packed, self.route.their_sizes, self.route.sizes)
+
+    def grad(self) -> Tensor:
+        arrived = self._waited().float() / self._wire.loss_scale
+        return self.route.unpacked_grad(arrived.split(self.route.sizes))
+
+    def _waited(self) -> Tensor:
+        assert self._arriving is not None
+        arriving, self._arriving = self._arriving, None
+        return arriving.wait()
+
+
+class _Send(torch.autograd.Function):
+    """Start to send; the token that comes out carries the order of things to `_Wait`, and no numbers."""
+
+    @staticmethod
+    def forward(ctx: Any, anchor: Tensor, values: Tensor, job: _Job) -> Tensor:
+        ctx.job = job
+        job.send(values)
+        return torch.empty_like(anchor)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        return grad, ctx.job.grad(), None
+
+
+class _Wait(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, token: Tensor, job: _Job) -> Tensor:
+        del token
+        ctx.job = job
+        return job.answer()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        ctx.job.send_grad(grad)
+        return grad.new_empty(0), None
+
+
+def _rounded(values: Tensor, precision: Precision) -> Tensor:
+    dtype: torch.dtype = getattr(torch, precision)
+    if dtype in _MOST:
+        values = values.clamp(-_MOST[dtype], _MOST[dtype])
+    return values.to(dtype)
+
+
+def _typed(message: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return bytes as numbers, copied where they do not begin at a place for such numbers."""
+    is_aligned = message.storage_offset() % dtype.itemsize == 0
+    return (message if is_aligned else message.clone()).view(dtype)

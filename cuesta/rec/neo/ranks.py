@@ -1,0 +1,91 @@
+"""`Ranks`: the one collective that sharded tables need, an exchange of any sizes between all ranks of a group.
+
+Reduce-scatter and all-gather are exchanges with a sum before or a copy after. Done so, sums are in the order of
+ranks and in float32 whatever travels, which gloo and NCCL do not promise (Neo, ISCA 2022, collectives); bytes on
+the wire are those of the ring algorithms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+class Arriving(Protocol):
+    """Hold what is on its way."""
+
+    def wait(self) -> Tensor:
+        """Return what has arrived."""
+        ...
+
+
+class Ranks:
+    """Exchange tensors within a process group; without one, this process is all there is.
+
+    Collectives of a group must be called by all its ranks in the same order.
+
+    >>> Ranks().exchange(torch.tensor([1.0, 2.0]), [2], [2]).wait().tolist()
+    [1.0, 2.0]
+    """
+
+    def __init__(self, group: dist.ProcessGroup | None = None) -> None:
+        self._group = group
+        self.rank = 0 if group is None else group.rank()
+        self.size = 1 if group is None else group.size()
+
+    def exchange(
+        self, values: Tensor, sizes: Sequence[int], their_sizes: Sequence[int]
+    ) -> Arriving:
+        """Send `sizes[r]` of the values [N], one after another, to each rank r, and get `their_sizes[r]` from it.
+
+        Any dtype: what travels is bytes.
+        """
+        if self._group is None:
+            return _Arrived(values)
+        arriving = values.new_empty(sum(their_sizes))
+        width = values.itemsize
+        sent, received = (
+            each.contiguous().view(torch.uint8) if each.numel() else each.view(torch.uint8)
+            for each in (values, arriving)
+        )
+        work = self._group.alltoall_base(
+            received, sent, [size * width for size in their_sizes], [size * width for size in sizes]
+        )
+        return _OnTheWay(work, arriving, sent)
+
+    def gather(self, values: Tensor) -> list[Tensor]:
+        """Return the values [N] of every rank, of any sizes, in the order of ranks."""
+        size = torch.tensor([values.numel()], device=values.device)
+        sizes = self.exchange(size.repeat(self.size), [1] * self.size, [1] * self.size).wait()
+        arriving = self.exchange(
+            values.repeat(self.size), [values.numel()] * self.size, sizes.tolist()
+        )
+        return list(arriving.wait().split(sizes.tolist()))
+
+    def say(self, text: str) -> list[str]:
+        """Return what every rank says, in the order of ranks."""
+        device = "cuda" if self._group is not None and self._group.name() == "nccl" else "cpu"
+        said = torch.frombuffer(bytearray(text.encode() + b" "), dtype=torch.uint8).to(device)
+        return [bytes(each.tolist())[:-1].decode() for each in self.gather(said)]
+
+
+class _Arrived:
+    def __init__(self, values: Tensor) -> None:
+        self._values = values
+
+    def wait(self) -> Tensor:
+        return self._values
+
+
+class _OnTheWay:
+    def __init__(self, work: dist.Work, arriving: Tensor, sent: Tensor) -> None:
+        self._work, self._arriving = work, arriving
+        self._sent = sent  # kept until it is sent
+
+    def wait(self) -> Tensor:
+        self._work.wait()
+        return self._arriving

@@ -1,0 +1,358 @@
+"""`ShardedEmbeddingBags`: tables cut over the ranks of a group as a plan says, with the face of `EmbeddingBags`.
+
+Neo (ISCA 2022), 4D parallelism. The unsharded module on the batches of all ranks, one below the other, is the
+specification. Every rank holds an ordinary `EmbeddingBags` of the parts that are its own, and another of the
+tables that all hold; what is new is only who is asked. Whole tables, columns and copies learn with the same bits as
+unsharded: ids of all ranks meet in the order of ranks. For tables cut by rows, sums over ranks round otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from cuesta.nn import EmbeddingBags, Storage, Table
+from cuesta.nn.embedding import draw_tables
+from cuesta.ops import Lookup, TableOptimizer, bucketize_ids
+from cuesta.ragged import Ragged, RaggedFeatures, offsets_from_lengths
+from cuesta.rec.neo.exchange import Ids, Received, Sending, Sent, Wire
+from cuesta.rec.neo.plan import Plan, Shard
+from cuesta.rec.neo.ranks import Ranks
+from cuesta.rec.neo.routes import PooledRoute, RowsRoute
+from cuesta.rec.neo.sharding import Sharding, Slot, shard_name
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class ShardedOptions:
+    """Settle how numbers travel and what gradients mean.
+
+    `gradient` says what a rank's loss is: `mean` over its rows, so that gradients become those of the mean over
+    all ranks' rows; or `sum`, gradients as they are. `out_of_range` says what becomes of an id that no row has:
+    an `error`; `clamp` takes the nearest row; `ignore` row 0, as FBGEMM does. `columns_apart` lets parts of
+    a table that is cut by columns keep a row's state each.
+    """
+
+    wire: Wire = field(default_factory=Wire)
+    gradient: Literal["mean", "sum"] = "mean"
+    out_of_range: Literal["error", "clamp", "ignore"] = "error"
+    columns_apart: bool = False
+
+
+@final
+class ShardedEmbeddingBags(nn.Module):
+    """Look up and train tables that are spread over ranks; every rank calls with its own rows of the batch.
+
+    All else is as in `EmbeddingBags`; the state dict holds this rank's parts. Raises `UserError` as
+    `Sharding` does, and `ValueError` naming an id that no row has, unless `options.out_of_range` says otherwise.
+
+    >>> from cuesta.ops import SGD
+    >>> from cuesta.rec.neo.plan import whole_tables
+    >>> tables = [Table(name="item", num_rows=5, dim=2, pooled=("item",))]
+    >>> bags = ShardedEmbeddingBags(tables, SGD(), whole_tables(tables, 1))
+    >>> batch = RaggedFeatures.from_ragged({"item": Ragged.from_lengths(torch.tensor([1, 4]), [2, 0])})
+    >>> bags(batch).shape
+    torch.Size([2, 2])
+    """
+
+    def __init__(
+        self,
+        tables: Sequence[Table],
+        optimizer: TableOptimizer,
+        plan: Plan,
+        ranks: Ranks | None = None,
+        *,
+        storage: Storage = "float32",
+        seed: int = 0,
+        options: ShardedOptions | None = None,
+    ) -> None:
+        super().__init__()
+        self.ranks = ranks or Ranks()
+        self.tables, self.optimizer, self.plan = tuple(tables), optimizer, plan
+        self.options = options or ShardedOptions()
+        self.sharding = Sharding(
+            tables, plan, optimizer, self.ranks.size, columns_apart=self.options.columns_apart
+        )
+        self.pooled_keys = tuple(key for table in tables for key in table.pooled)
+        self.unpooled_keys = tuple(key for table in tables for key in table.unpooled)
+        self._own = _bags(self.sharding.held[self.ranks.rank], optimizer, storage, seed)
+        self._copies = _bags(self.sharding.copied, optimizer, storage, seed)
+        self._answers = self.sharding.answers()
+        self._blocks = _blocks(self.sharding.slots)
+        self._dims = {
+            key: table.dim for table in tables for key in (*table.pooled, *table.unpooled)
+        }
+        self._num_rows = {
+            key: table.num_rows for table in tables for key in (*table.pooled, *table.unpooled)
+        }
+        self._draw(storage, seed)
+
+    @property
+    def width(self) -> int:
+        """Return the number of columns of `forward`."""
+        return sum(self.dims())
+
+    def dims(self) -> tuple[int, ...]:
+        """Return the dim of each pooled feature, in the order of `forward`'s columns."""
+        return tuple(self._dims[key] for key in self.pooled_keys)
+
+    @property
+    def local(self) -> tuple[EmbeddingBags, ...]:
+        """Return the ordinary modules of what this rank holds: its parts of tables, and its copies."""
+        return tuple(bags for bags in (self._own, self._copies) if bags is not None)
+
+    def num_bytes(self) -> int:
+        """Return the bytes of the weights that this rank holds."""
+        return sum(bags.num_bytes() for bags in self.local)
+
+    def shards(self) -> dict[tuple[str, Shard], Float[Tensor, "rows columns"]]:
+        """Return the weights of the parts that this rank holds, by table and place, as views."""
+        own = {
+            (table.name, shard): self._own.table(shard_name(table.name, shard))
+            for table, shard in self.sharding.shards[self.ranks.rank]
+            if self._own is not None
+        }
+        whole = {
+            (table.name, Shard(self.ranks.rank, (0, table.num_rows), (0, table.dim))): (
+                self._copies.table(table.name)
+            )
+            for table in self.sharding.copied
+            if self._copies is not None
+        }
+        return own | whole
+
+    def forward(self, features: RaggedFeatures) -> Float[Tensor, "B width"]:
+        """Return the pooled rows of every pooled feature, side by side."""
+        return self.send(features).wait()
+
+    def send(self, features: RaggedFeatures) -> SentBags:
+        """Start `forward`: what other ranks found is on its way while other layers work, until `wait` returns it.
+
+        Gradients too travel while those of layers between `send` and `wait` are found.
+        """
+        features = self._checked(features.select(self.pooled_keys))
+        cut = self.sharding.pooled_keys
+        sent = self._send_pooled(features.select(cut)) if cut else None
+        copied: Tensor | None = None
+        if self._copies is not None and self._copies.pooled_keys:
+            copied = self._copies(features)
+        return SentBags(self, sent, copied)
+
+    def joined(self, sent: Tensor | None, copied: Tensor | None) -> Float[Tensor, "B width"]:
+        """Return the columns of tables that are cut and of those that are copied in the order of features."""
+        if copied is None or self._copies is None:
+            assert sent is not None
+            return sent
+        if sent is None:
+            return copied
+        keys = (*self.sharding.pooled_keys, *self._copies.pooled_keys)
+        widths = [self._dims[key] for key in keys]
+        columns = dict(zip(keys, torch.cat([sent, copied], 1).split(widths, 1), strict=True))
+        return torch.cat([columns[key] for key in self.pooled_keys], 1)
+
+    def rows(self, features: RaggedFeatures, keys: Sequence[str]) -> list[Ragged]:
+        """Return for each of these unpooled features, whose tables share a dim, its rows [T, D]."""
+        features = self._checked(features.select(keys))
+        copied = self._copies.unpooled_keys if self._copies is not None else ()
+        found: dict[str, Ragged] = {}
+        asked = [key for key in keys if key in copied]
+        if asked and self._copies is not None:
+            found |= zip(asked, self._copies.rows(features, asked), strict=True)
+        waiting = []
+        for part, same in self._by_part([key for key in keys if key not in copied]).items():
+            chosen = features.select(same)
+            waiting.append((same, chosen, self._send_rows(chosen, same, part)))
+        for same, chosen, sent in waiting:
+            found |= zip(same, _raggeds(chosen, sent.wait()), strict=True)
+        return [found[key] for key in keys]
+
+    def step(self, lr_scale: float = 1.0) -> None:
+        """Apply one exact update with all lookups since the last one, of all ranks."""
+        if self._copies is not None and self.ranks.size > 1:
+            self._copies.pending = [self._gathered(lookup) for lookup in self._copies.pending]
+        for bags in self.local:
+            bags.step(lr_scale)
+
+    def drop_gradients(self) -> None:
+        """Forget the lookups since the last update; every rank must."""
+        for bags in self.local:
+            bags.drop_gradients()
+
+    def extra_repr(self) -> str:
+        return f"rank {self.ranks.rank} of {self.ranks.size}, {self.options.gradient} gradients"
+
+    def _draw(self, storage: Storage, seed: int) -> None:
+        """Write the weights that the unsharded module starts with, and keep what is this rank's."""
+        views: dict[str, list[tuple[Shard, Tensor]]] = {}
+        for (name, shard), view in self.shards().items():
+            views.setdefault(name, []).append((shard, view))
+        for table, drawn in zip(
+            self.tables, draw_tables(self.tables, getattr(torch, storage), seed), strict=True
+        ):
+            for shard, view in views.get(table.name, ()):
+                view.copy_(drawn[slice(*shard.rows), slice(*shard.columns)])
+
+    def _checked(self, features: RaggedFeatures) -> RaggedFeatures:
+        """Return features whose ids all have a row."""
+        values, lengths = features.values, features.lengths()
+        limits = lengths.new_tensor([self._num_rows[key] for key in features.keys])
+        limits = limits.repeat_interleave(lengths.sum(1), output_size=values.numel())
+        is_bad = (values < 0) | (values >= limits)
+        if self.options.out_of_range == "clamp":
+            values = values.clamp(min=0).minimum(limits.to(values.dtype) - 1)
+        elif self.options.out_of_range == "ignore":
+            values = torch.where(is_bad, 0, values)
+        elif bool(is_bad.any()):
+            place = int(is_bad.nonzero()[0, 0])
+            bag = int(torch.searchsorted(features.offsets, place, right=True)) - 1
+            key, row = features.keys[bag // features.num_rows], bag % features.num_rows
+            raise ValueError(
+                f"feature {key!r}, row {row}: id {int(values[place])} is out of range for a table of "
+                f"{self._num_rows[key]} rows"
+            )
+        else:
+            return features
+        return RaggedFeatures(features.keys, values, features.offsets, features.weights)
+
+    def _send_pooled(self, features: RaggedFeatures) -> Sent:
+        num_slots = [len(slots) for slots in self.sharding.slots]
+        ids, _ = _dealt(features, self._blocks.to(features.values.device))
+        received = Sending(self.ranks, ids, num_slots).wait()
+        values = self._looked_up(received)
+        route = PooledRoute(
+            self._answers, self.sharding.widths(), received, features.lengths(),
+            values.shape[1], self._share(received, features.num_rows),
+        )  # fmt: skip
+        return Sent(values, route, self.ranks, self.options.wire)
+
+    def _looked_up(self, received: Received) -> Float[Tensor, "rows columns"]:
+        if self._own is None or not self._own.pooled_keys:
+            return received.ids.values.new_zeros(sum(received.num_rows), 0, dtype=torch.float32)
+        return self._own(_features(self._own.pooled_keys, received.ids))
+
+    def _send_rows(self, features: RaggedFeatures, keys: Sequence[str], part: int) -> Sent:
+        numbers = {self.sharding.unpooled_keys.index(key): n for n, key in enumerate(keys)}
+        slots = [
+            [Slot(numbers[slot.feature], slot.shard) for slot in each if slot.feature in numbers]
+            for each in self.sharding.unpooled_slots
+        ]
+        blocks = _blocks(slots).to(features.values.device)
+        ids, places = _dealt(features, blocks, wants_places=True)
+        sending = Sending(self.ranks, ids._replace(weights=None), [len(each) for each in slots])
+        received = sending.wait()
+        values = received.ids.values.new_zeros(0, part, dtype=torch.float32)
+        if self._own is not None and slots[self.ranks.rank]:
+            own = [
+                key
+                for key, slot in zip(
+                    self._own.unpooled_keys,
+                    self.sharding.unpooled_slots[self.ranks.rank],
+                    strict=True,
+                )
+                if slot.feature in numbers
+            ]
+            found = self._own.rows(_features(own, received.ids), own)
+            values = torch.cat([each.values for each in found])
+        shape = (features.values.numel(), self._dims[keys[0]])
+        share = self._share(received, features.num_rows)
+        route = RowsRoute(slots, sending.counts, places, received, shape, part, share)
+        return Sent(values, route, self.ranks, self.options.wire)
+
+    def _by_part(self, keys: Sequence[str]) -> dict[int, list[str]]:
+        """Return unpooled features by the width of their tables' parts."""
+        found: dict[int, list[str]] = {}
+        for table in self.sharding.cut:
+            for key in table.unpooled:
+                if key in keys:
+                    width = table.dim // self.plan.tables[table.name].columns
+                    found.setdefault(width, []).append(key)
+        return found
+
+    def _share(self, received: Received, num_rows: int) -> float:
+        """Return what this rank's gradients count: its share of all rows, or 1."""
+        return num_rows / max(sum(received.num_rows), 1) if self.options.gradient == "mean" else 1.0
+
+    def _gathered(self, lookup: Lookup) -> Lookup:
+        """Return a lookup of copied tables on this rank together with those on all others, in the order of ranks."""
+        num_features = len(lookup.layout.features)
+        lengths = [each.view(num_features, -1) for each in self.ranks.gather(lookup.offsets.diff())]
+        counts = [each.sum(1).tolist() for each in lengths]
+        num_rows = [each.shape[1] for each in lengths]
+        share = num_rows[self.ranks.rank] / max(sum(num_rows), 1)
+        grad = lookup.grad.float() * (share if self.options.gradient == "mean" else 1.0)
+        width = grad.shape[1]
+        grads = [each.view(-1, width) for each in self.ranks.gather(grad.flatten())]
+        weights = None
+        if lookup.sample_weights is not None:
+            weights = _by_feature(self.ranks.gather(lookup.sample_weights), counts)
+        return lookup._replace(
+            ids=_by_feature(self.ranks.gather(lookup.ids), counts),
+            offsets=offsets_from_lengths(torch.cat(lengths, 1).flatten()),
+            grad=torch.cat(grads) if lookup.is_pooled else _by_feature(grads, counts),
+            sample_weights=weights,
+        )
+
+
+@final
+class SentBags:
+    """Hold a lookup whose answers are on their way."""
+
+    def __init__(
+        self, bags: ShardedEmbeddingBags, sent: Sent | None, copied: Tensor | None
+    ) -> None:
+        self._bags, self._sent, self._copied = bags, sent, copied
+
+    def wait(self) -> Float[Tensor, "B width"]:
+        """Return what `ShardedEmbeddingBags.forward` does."""
+        sent = None if self._sent is None else self._sent.wait()
+        return self._bags.joined(sent, self._copied)
+
+
+def _bags(
+    tables: Sequence[Table], optimizer: TableOptimizer, storage: Storage, seed: int
+) -> EmbeddingBags | None:
+    return EmbeddingBags(tables, optimizer, storage=storage, seed=seed) if tables else None
+
+
+def _blocks(slots: Sequence[Sequence[Slot]]) -> Tensor:
+    """Return what `bucketize_ids` reads of all ranks' slots."""
+    blocks = [(slot.feature, *slot.shard.rows) for each in slots for slot in each]
+    return torch.tensor(blocks, dtype=torch.int64).view(-1, 3)
+
+
+def _dealt(
+    features: RaggedFeatures, blocks: Tensor, *, wants_places: bool = False
+) -> tuple[Ids, Tensor]:
+    """Return the ids of all ranks' slots, and where they were."""
+    weights = features.weights
+    dealt = bucketize_ids(
+        features.values, features.offsets, blocks, num_features=len(features.keys),
+        wants_places=wants_places or weights is not None,
+    )  # fmt: skip
+    chosen = None if weights is None else weights[dealt.places]
+    return Ids(dealt.ids, dealt.lengths, chosen), dealt.places
+
+
+def _features(keys: Sequence[str], ids: Ids) -> RaggedFeatures:
+    return RaggedFeatures(tuple(keys), ids.values, ids.offsets(), ids.weights)
+
+
+def _raggeds(features: RaggedFeatures, rows: Float[Tensor, "T D"]) -> list[Ragged]:
+    """Return the rows of each feature."""
+    found, num_rows = [], features.num_rows
+    for f in range(len(features.keys)):
+        offsets = features.offsets[f * num_rows : (f + 1) * num_rows + 1]
+        begin, end = int(offsets[0]), int(offsets[-1])
+        found.append(Ragged(rows[begin:end], offsets - begin))
+    return found
+
+
+def _by_feature(parts: Sequence[Tensor], counts: Sequence[Sequence[int]]) -> Tensor:
+    """Return what each rank has feature by feature, rank by rank in each feature."""
+    split = [part.split(list(count)) for part, count in zip(parts, counts, strict=True)]
+    return torch.cat([part for feature in zip(*split, strict=True) for part in feature])

@@ -1,0 +1,151 @@
+"""What a plan means for a model's tables: which rank looks up which slots, where a feature's columns come from.
+
+A *slot* is one feature's lookup in one shard. Whatever the scheme, a rank answers the slots of the shards that it
+holds: for a table cut by rows each answers with a part of the sum, for one cut by columns with some columns. Tables
+of the scheme `data` have no slots: every rank looks them up in its own copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple, final
+
+from cuesta.errors import UserError
+from cuesta.nn import Table
+from cuesta.ops import SGD, Adagrad, TableOptimizer
+from cuesta.rec.neo.plan import Plan, Shard, TablePlan
+
+
+class Slot(NamedTuple):
+    """Say which feature, a number among all of its kind, a shard is looked up by."""
+
+    feature: int
+    shard: Shard
+
+
+class Piece(NamedTuple):
+    """Say where a block of rows' answer is: from which rank, at which of its columns."""
+
+    rank: int
+    start: int
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Answers:
+    """Say how a pooled feature is put together: its columns [first, end), from the sum of `pieces`.
+
+    `divides` says that the sum is to be divided by the bag's length: of a mean over rows on several ranks.
+    """
+
+    feature: int
+    columns: tuple[int, int]
+    pieces: tuple[Piece, ...]
+    divides: bool
+
+
+@final
+class Sharding:
+    """Hold, for tables and a plan, the shards of each rank as tables of their own, and their slots.
+
+    `held[r]` are the tables that rank r holds parts of, with slots for features; `slots[r]` those of `pooled`
+    features in the order of its columns, `unpooled_slots[r]` of unpooled ones. `copied` are the tables
+    that every rank has. Raises `UserError` for a plan of other tables or another world, and for an optimiser
+    that a scheme cannot keep exact, unless `columns_apart`.
+    """
+
+    def __init__(
+        self,
+        tables: Sequence[Table],
+        plan: Plan,
+        optimizer: TableOptimizer,
+        world_size: int,
+        *,
+        columns_apart: bool = False,
+    ) -> None:
+        plan.check({table.name: (table.num_rows, table.dim) for table in tables}, world_size)
+        self.tables = tuple(tables)
+        self.copied = tuple(t for t in tables if plan.tables[t.name].scheme == "data")
+        self.cut = tuple(t for t in tables if plan.tables[t.name].scheme != "data")
+        self.pooled_keys = tuple(key for table in self.cut for key in table.pooled)
+        self.unpooled_keys = tuple(key for table in self.cut for key in table.unpooled)
+        self.shards: list[list[tuple[Table, Shard]]] = [[] for _ in range(world_size)]
+        for table in self.cut:
+            planned = plan.tables[table.name]
+            _check_exact(table, planned, optimizer, columns_apart=columns_apart)
+            for shard in planned.shards():
+                if shard.rows[0] < shard.rows[1]:
+                    self.shards[shard.rank].append((table, shard))
+        self.held = [[_part(table, shard) for table, shard in each] for each in self.shards]
+        self.slots = [self._slots(each, "pooled") for each in self.shards]
+        self.unpooled_slots = [self._slots(each, "unpooled") for each in self.shards]
+
+    def widths(self) -> list[int]:
+        """Return the number of columns of each rank's pooled answer."""
+        return [sum(_width(slot) for slot in slots) for slots in self.slots]
+
+    def answers(self) -> list[Answers]:
+        """Return how each pooled feature is put together, columns in order."""
+        found: dict[tuple[int, tuple[int, int]], list[Piece]] = {}
+        for rank, slots in enumerate(self.slots):
+            start = 0
+            for slot in slots:
+                where = (slot.feature, slot.shard.columns)
+                found.setdefault(where, []).append(Piece(rank, start))
+                start += _width(slot)
+        pooling = [table.pooling for table in self.cut for _ in table.pooled]
+        return [
+            Answers(
+                feature=feature,
+                columns=columns,
+                pieces=tuple(pieces),
+                divides=len(pieces) > 1 and pooling[feature] == "mean",
+            )
+            for (feature, columns), pieces in sorted(found.items())
+        ]
+
+    def _slots(self, shards: list[tuple[Table, Shard]], kind: str) -> list[Slot]:
+        keys = self.pooled_keys if kind == "pooled" else self.unpooled_keys
+        numbers = {key: number for number, key in enumerate(keys)}
+        return [
+            Slot(numbers[key], shard) for table, shard in shards for key in getattr(table, kind)
+        ]
+
+
+def shard_name(name: str, shard: Shard) -> str:
+    """Return the name of a part of a table: `item[0:500,0:16]`."""
+    (first, end), (left, right) = shard.rows, shard.columns
+    return f"{name}[{first}:{end},{left}:{right}]"
+
+
+def _width(slot: Slot) -> int:
+    left, right = slot.shard.columns
+    return right - left
+
+
+def _part(table: Table, shard: Shard) -> Table:
+    """Return a shard as a table; of a mean over a part of the rows it gives the sum."""
+    name = shard_name(table.name, shard)
+    is_part = shard.rows != (0, table.num_rows)
+    return replace(
+        table,
+        name=name,
+        num_rows=shard.rows[1] - shard.rows[0],
+        dim=shard.columns[1] - shard.columns[0],
+        pooled=tuple(f"{key} of {name}" for key in table.pooled),
+        unpooled=tuple(f"{key} of {name}" for key in table.unpooled),
+        pooling="sum" if is_part else table.pooling,
+    )
+
+
+def _check_exact(
+    table: Table, planned: TablePlan, optimizer: TableOptimizer, *, columns_apart: bool
+) -> None:
+    """Refuse to cut the columns of a table whose optimiser has a number for the whole row."""
+    if planned.columns > 1 and not columns_apart and not isinstance(optimizer, (SGD, Adagrad)):
+        raise UserError(
+            f"table {table.name!r} is cut into {planned.columns} parts of columns, and {type(optimizer).__name__} "
+            "has one number for a whole row: plan without column schemes, or let parts keep a number each "
+            "(columns_apart), which trains otherwise than unsharded"
+        )
