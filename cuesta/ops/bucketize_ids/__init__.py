@@ -22,15 +22,15 @@ class Bucketized(NamedTuple):
     where each was among the ids given (none, if they were not wanted).
     """
 
-    ids: Int[Tensor, " N"]
-    lengths: Int64[Tensor, "S B"]
-    places: Int64[Tensor, " N"]
+    ids: Int[Tensor, " found"]
+    lengths: Int64[Tensor, "blocks B"]
+    places: Int64[Tensor, " found"]
 
 
 def bucketize_ids(
     ids: Int[Tensor, " T"],
     offsets: Int64[Tensor, " F*B+1"],
-    blocks: Int64[Tensor, "S 3"],
+    blocks: Int64[Tensor, "blocks 3"],
     *,
     num_features: int,
     wants_places: bool = False,

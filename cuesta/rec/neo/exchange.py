@@ -40,11 +40,11 @@ class Wire:
 class Ids(NamedTuple):
     """Hold ids for slots, bag by bag: `lengths` [S, B], and a weight an id or None."""
 
-    values: Int[Tensor, " N"]
-    lengths: Int64[Tensor, "S B"]
-    weights: Float[Tensor, " N"] | None = None
+    values: Int[Tensor, " found"]
+    lengths: Int64[Tensor, "slots B"]
+    weights: Float[Tensor, " found"] | None = None
 
-    def offsets(self) -> Int64[Tensor, " S*B+1"]:
+    def offsets(self) -> Int64[Tensor, " slots*B+1"]:
         """Return where each bag begins, slot by slot."""
         return offsets_from_lengths(self.lengths.flatten())
 

@@ -93,7 +93,7 @@ class RowsRoute:
         self,
         slots: Sequence[Sequence[Slot]],
         counts: Sequence[Sequence[int]],
-        places: Int64[Tensor, " N"],
+        places: Int64[Tensor, " found"],
         received: Received,
         shape: tuple[int, int],
         part: int,

@@ -1,4 +1,4 @@
-"""Saved tables: training goes on as unbroken on other ranks, by other plans, or unsharded; a failed save loses nothing."""
+"""Saved tables: training goes on as unbroken on other ranks, by other plans, unsharded; a failed save loses nothing."""
 
 from __future__ import annotations
 
