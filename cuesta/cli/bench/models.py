@@ -22,6 +22,7 @@ from cuesta.cli.bench.harness import OURS
 from cuesta.cli.bench.ids import IdBatch, IdConfig
 from cuesta.nn import MLP, EmbeddingBags, Table
 from cuesta.ops import Adagrad, RowwiseAdagrad, TableOptimizer, dot_interaction
+from cuesta.rec.neo.sharded import ShardedEmbeddingBags
 
 TABLE_LR, EPS = 0.01, 1e-8
 ROWWISE = RowwiseAdagrad(lr=TABLE_LR, eps=EPS)
@@ -149,19 +150,18 @@ class CuestaModel:
         dense: DenseOptimizer,
         optimizer: TableOptimizer = ROWWISE,
         dtype: torch.dtype = torch.float32,
+        *,
+        embeddings: ShardedEmbeddingBags | None = None,
+        after_backward: Callable[[nn.Module], None] | None = None,
     ) -> None:
         self.case, self.dtype = case, dtype
-        self.embeddings = EmbeddingBags(
-            [
-                Table(name=str(t), num_rows=case.rows, dim=case.dim, pooled=(f"feature_{t}",))
-                for t in range(case.num_tables)
-            ],
-            optimizer,
-        )
+        self._after_backward = after_backward
+        self.embeddings = embeddings or EmbeddingBags(case_tables(case), optimizer)
+        if embeddings is None:
+            for table, weight in zip(self.tables(), case.tables(), strict=True):
+                table.copy_(weight)
         self.bottom = MLP((case.num_dense, *case.bottom, case.dim))
         self.top = MLP((case.dim + case.num_pairs, *case.top, 1))
-        for table, weight in zip(self.tables(), case.tables(), strict=True):
-            table.copy_(weight)
         bottom, top = case.dense_weights()
         top[0] = torch.cat([top[0][:, : case.dim], top[0][:, case.dim :][:, _our_pairs(case)]], 1)
         load_dense(self.bottom, bottom)
@@ -180,13 +180,16 @@ class CuestaModel:
         vectors = rows.view(-1, self.case.num_tables, self.case.dim)
         logits = self.top(dot_interaction(bottom, vectors)).squeeze(1)
         F.binary_cross_entropy_with_logits(logits, batch.label).backward()
+        if self._after_backward is not None:
+            self._after_backward(self.modules)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.embeddings.step()
         return logits.detach()
 
     def tables(self) -> list[Tensor]:
-        """Return views of the tables."""
+        """Return views of the tables of an unsharded model."""
+        assert isinstance(self.embeddings, EmbeddingBags)
         return [self.embeddings.table(table.name) for table in self.embeddings.tables]
 
 
@@ -228,6 +231,14 @@ class TorchModel:
     def tables(self) -> list[Tensor]:
         """Return the parameters."""
         return [parameter.detach() for parameter in self.bags.parameters()]
+
+
+def case_tables(case: ModelCase) -> list[Table]:
+    """Return the tables of our model."""
+    return [
+        Table(name=str(t), num_rows=case.rows, dim=case.dim, pooled=(f"feature_{t}",))
+        for t in range(case.num_tables)
+    ]
 
 
 def dense_optimizer(

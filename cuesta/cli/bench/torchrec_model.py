@@ -1,13 +1,14 @@
-"""DLRM in TorchRec with FBGEMM's tables, on one CPU process, in the two ways that it offers.
+"""DLRM in TorchRec with FBGEMM's tables: on one CPU process, in the two ways that it offers, and over gloo ranks.
 
 `fused` is FusedEmbeddingBagCollection: no process group. `dmp` is DistributedModelParallel in a
 group of one, with one table-batched lookup for all tables and the optimiser inside backward; its
-dense part is not wrapped in DistributedDataParallel, which a single process does not need.
+dense part is not wrapped in DistributedDataParallel, which a single process does not need. Over ranks it is.
 """
 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Literal, final
@@ -31,18 +32,26 @@ from cuesta.cli.bench.models import (
 from cuesta.cli.bench.peers import quietly
 
 CPU = torch.device("cpu")
-Way = Literal["fused", "dmp"]
+Build = Callable[[ModelCase], nn.Module]
 
 
 @final
 class TorchRecModel:
     """TorchRec's own DLRM."""
 
-    def __init__(self, case: ModelCase, dense: DenseOptimizer, way: Way) -> None:
+    def __init__(
+        self,
+        case: ModelCase,
+        dense: DenseOptimizer,
+        build: Build,
+        parts: Callable[[], Iterable[Tensor]] | None = None,
+    ) -> None:
+        """Build a model whose tables, or the `parts` of them that this rank holds, start as the case says."""
         with quietly():
-            self.model = _fused(case) if way == "fused" else _sharded(case)
+            self.model = build(case)
         self.table_modules = _table_modules(self.model)
-        for table, weight in zip(self.tables(), case.tables(), strict=True):
+        weights = case.tables() if parts is None else parts()
+        for table, weight in zip(self.tables(), weights, strict=True):
             table.copy_(weight)
         for name, weights in zip(("dense_arch", "over_arch"), case.dense_weights(), strict=True):
             load_dense(_part(self.model, name), weights)
@@ -81,8 +90,8 @@ class TorchRecModel:
 def torchrec_providers() -> list[ModelProvider]:
     """Return both ways as providers."""
     return [
-        ModelProvider(f"TorchRec + FBGEMM ({way})", partial(TorchRecModel, way=way), ROWWISE)
-        for way in ("fused", "dmp")
+        ModelProvider(f"TorchRec + FBGEMM ({way})", partial(TorchRecModel, build=build), ROWWISE)
+        for way, build in (("fused", _fused), ("dmp", _alone))
     ]
 
 
@@ -131,39 +140,53 @@ def _fused(case: ModelCase) -> nn.Module:
     return _dlrm(case, collection)
 
 
-def _sharded(case: ModelCase) -> nn.Module:
+def _alone(case: ModelCase) -> nn.Module:
+    _join_process_group()
+    return over_ranks(case, "table")
+
+
+def over_ranks(case: ModelCase, way: Literal["table", "row"]) -> nn.Module:
+    """Return the model over the default process group: whole tables in turn, or all cut by rows."""
     from torch.distributed.optim import _apply_optimizer_in_backward
     from torchrec.distributed.embedding_types import EmbeddingComputeKernel
     from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
     from torchrec.distributed.model_parallel import DistributedModelParallel
-    from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
-    from torchrec.distributed.planner.types import ParameterConstraints
-    from torchrec.distributed.types import ShardingEnv, ShardingType
+    from torchrec.distributed.sharding_plan import (
+        construct_module_sharding_plan,
+        row_wise,
+        table_wise,
+    )
+    from torchrec.distributed.types import ShardingEnv, ShardingPlan
     from torchrec.modules.embedding_modules import EmbeddingBagCollection
     from torchrec.optim.rowwise_adagrad import RowWiseAdagrad
 
-    _join_process_group()
-    configs = _configs(case)
-    collection = EmbeddingBagCollection(tables=configs, device=torch.device("meta"))
+    world = torch.distributed.get_world_size()
+    collection = EmbeddingBagCollection(tables=_configs(case), device=torch.device("meta"))
     settings = {"lr": TABLE_LR, "eps": EPS}
     _apply_optimizer_in_backward(RowWiseAdagrad, collection.parameters(), settings)
     model = _dlrm(case, collection)
-    fused_tables = ParameterConstraints(
-        sharding_types=[ShardingType.TABLE_WISE.value],
-        compute_kernels=[EmbeddingComputeKernel.FUSED.value],
-    )
-    sharders = [EmbeddingBagCollectionSharder()]
-    planner = EmbeddingShardingPlanner(
-        topology=Topology(world_size=1, compute_device="cpu"),
-        constraints={f"table_{t}": fused_tables for t in range(case.num_tables)},
+    kernel = EmbeddingComputeKernel.FUSED.value
+    sharder = EmbeddingBagCollectionSharder()
+    plan = construct_module_sharding_plan(
+        collection,
+        {
+            f"table_{t}": row_wise(compute_kernel=kernel)
+            if way == "row"
+            else table_wise(rank=t % world, compute_kernel=kernel)
+            for t in range(case.num_tables)
+        },
+        sharder=sharder,
+        local_size=world,
+        world_size=world,
+        device_type="cpu",
     )
     return DistributedModelParallel(
         model,
         env=ShardingEnv.from_process_group(torch.distributed.group.WORLD),
         device=CPU,
-        plan=planner.plan(model, sharders),
-        sharders=sharders,
-        init_data_parallel=False,
+        plan=ShardingPlan({"sparse_arch.embedding_bag_collection": plan}),
+        sharders=[sharder],
+        init_data_parallel=world > 1,
     )
 
 

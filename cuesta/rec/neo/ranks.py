@@ -66,6 +66,11 @@ class Ranks:
         )
         return list(arriving.wait().split(sizes.tolist()))
 
+    def add(self, values: Tensor) -> None:
+        """Replace values by their sum over all ranks, which is equal on all to the bit."""
+        if self._group is not None:
+            self._group.allreduce([values]).wait()
+
     def say(self, text: str) -> list[str]:
         """Return what every rank says, in the order of ranks."""
         device = "cuda" if self._group is not None and self._group.name() == "nccl" else "cpu"

@@ -1,0 +1,204 @@
+"""`cuesta bench dlrm_sharded`: training steps of one DLRM on 2 and 4 gloo ranks, against TorchRec with FBGEMM.
+
+Every rank is a process of its own, with its share of the cores; all build both models from the same weights, plan
+and batches, and take turns on them in an order drawn anew each time. A step is timed from a barrier to the
+last rank's end. The proof, before every case: the logits of four steps of all ranks and the tables after them
+against an unsharded float64 reference on their batches one below the other, with SGD on the dense part.
+"""
+
+from __future__ import annotations
+
+import random
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from cuesta.cli.bench.dlrm import LEEWAY, PROOF_STEPS
+from cuesta.cli.bench.harness import (
+    OURS,
+    WARM_UP,
+    Answer,
+    Bar,
+    Findings,
+    Settings,
+    check_bars,
+    progress,
+    rate_rows,
+    refuse,
+    wrong_answer,
+)
+from cuesta.cli.bench.ids import IdBatch
+from cuesta.cli.bench.models import ROWWISE, CuestaModel, ModelBatch, ModelCase
+from cuesta.cli.bench.peers import FBGEMM, TORCHREC, importable, quietly
+from cuesta.cli.bench.sharded_models import PROVIDERS, Way, whole_tables
+from cuesta.ops import force_body
+from cuesta.ragged import RaggedFeatures
+from cuesta.rec.neo.ranks import Ranks
+
+BENCH = "dlrm_sharded"
+WORLDS = (2, 4)
+LEAST = 2.0  # times TorchRec's examples a second
+Found = dict[str, dict[str, list[float]]]  # seconds of each step by case and provider
+
+
+def measure(settings: Settings) -> Findings:
+    """Prove and time all cases on each number of ranks."""
+    findings = Findings()
+    providers = [OURS]
+    if len(importable([FBGEMM, TORCHREC], findings, bench=BENCH)) == 2:
+        providers.append("TorchRec + FBGEMM")
+    bars = []
+    for world in WORLDS[:1] if settings.quick else WORLDS:
+        progress(f"{BENCH}: {world} ranks")
+        for name, seconds, wrong in _on_ranks(world, providers, settings):
+            case = f"{world} ranks, {name}"
+            for provider, reason in wrong.items():
+                if provider == OURS:
+                    refuse(BENCH, f"{case}: {reason}")
+                findings.note(f"not timed: {provider}, {case}: {reason}")
+            batch = world * _cases(settings)[0][1].batch_size
+            findings.rows += rate_rows(case, seconds, batch, "examples/s")
+            bars.append(Bar(case, ("TorchRec + FBGEMM",), LEAST))
+    findings.note(
+        "equality proved before every case: logits of all ranks over "
+        f"{PROOF_STEPS} steps and all tables after them against an unsharded float64 reference"
+    )
+    if not settings.quick:
+        check_bars(findings, bars)
+    return findings
+
+
+def _on_ranks(
+    world: int, providers: Sequence[str], settings: Settings
+) -> list[tuple[str, dict[str, list[float]], dict[str, str]]]:
+    """Return what rank 0 found, case by case: seconds by provider, and what is wrong with some."""
+    context = torch.multiprocessing.get_context("spawn")
+    results = context.SimpleQueue()
+    with tempfile.TemporaryDirectory(prefix="cuesta-bench-") as folder:
+        meeting_point = (Path(folder) / "group").as_uri()
+        workers = [
+            context.Process(
+                target=_rank, args=(rank, world, meeting_point, providers, settings, results)
+            )
+            for rank in range(world)
+        ]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+            if worker.exitcode:
+                for other in workers:
+                    other.terminate()
+                raise RuntimeError(f"{BENCH}: a rank of {world} failed; its error is above")
+    return results.get()
+
+
+def _rank(
+    rank: int,
+    world: int,
+    meeting_point: str,
+    providers: Sequence[str],
+    settings: Settings,
+    results: torch.multiprocessing.SimpleQueue,
+) -> None:
+    """Be one rank: prove and time all cases; rank 0 puts what was found into `results`."""
+    torch.set_num_threads(max(torch.get_num_threads() // world, 1))
+    dist.init_process_group("gloo", init_method=meeting_point, rank=rank, world_size=world)
+    found = []
+    for way, case in _cases(settings):
+        wrong = {}
+        for provider in providers:
+            reason = _proved(provider, case.small(), way)
+            if reason is not None:
+                wrong[provider] = reason
+        right = [provider for provider in providers if provider not in wrong]
+        found.append((case.name, _time(right, case, way, settings), wrong))
+    if rank == 0:
+        results.put(found)
+    dist.destroy_process_group()
+
+
+def _proved(provider: str, case: ModelCase, way: Way) -> str | None:
+    """Return what is wrong with a provider's training, the same answer on every rank."""
+    ranks = Ranks(dist.group.WORLD)
+    all_ids = [
+        replace(case.ids, seed=rank).ragged_batches(PROOF_STEPS) for rank in range(ranks.size)
+    ]
+    batches = [ModelBatch.draw(case, ids) for ids in all_ids]
+    with quietly():
+        trainer = PROVIDERS[provider](case, "sgd", way)
+        logits = [trainer.prepare(batch)() for batch in batches[ranks.rank]]
+        gathered = [torch.cat(ranks.gather(each)) for each in logits]
+        tables = whole_tables(trainer, case, way)
+    actual = _answers(gathered, tables)
+    joined = [
+        ModelBatch(
+            torch.cat([part.dense for part in parts]),
+            torch.cat([part.label for part in parts]),
+            IdBatch.of(RaggedFeatures.cat([part.ids.features for part in parts])),
+        )
+        for parts in zip(*batches, strict=True)
+    ]
+    with force_body("reference"):
+        exact, reference = (
+            _unsharded(CuestaModel(case, "sgd", ROWWISE, dtype), joined)
+            for dtype in (torch.float64, torch.float32)
+        )
+    return wrong_answer(actual, reference, exact, leeway=LEEWAY)
+
+
+def _unsharded(model: CuestaModel, batches: Sequence[ModelBatch]) -> list[Answer]:
+    return _answers([model.prepare(batch)() for batch in batches], model.tables())
+
+
+def _answers(logits: Sequence[Tensor], tables: Sequence[Tensor]) -> list[Answer]:
+    return [
+        Answer("logits", torch.stack(list(logits))),
+        Answer("tables after training", torch.stack(list(tables))),
+    ]
+
+
+def _time(
+    providers: Sequence[str], case: ModelCase, way: Way, settings: Settings
+) -> dict[str, list[float]]:
+    """Return the seconds of each provider's steps, each until the last rank was done."""
+    ids = replace(case.ids, seed=dist.get_rank()).batches(WARM_UP + settings.repetitions)
+    batches = ModelBatch.draw(case, ids)
+    steps = {}
+    for provider in providers:
+        with quietly():
+            trainer = PROVIDERS[provider](case, "adamw", way)
+            steps[provider] = [trainer.prepare(batch) for batch in batches]
+    seconds: dict[str, list[float]] = {provider: [] for provider in providers}
+    draw = random.Random(0)
+    for repetition in range(len(batches)):
+        for provider in draw.sample(list(providers), len(providers)):
+            dist.barrier()
+            began = time.perf_counter()
+            steps[provider][repetition]()
+            dist.barrier()
+            if repetition >= WARM_UP:
+                seconds[provider].append(time.perf_counter() - began)
+    return seconds
+
+
+def _cases(settings: Settings) -> list[tuple[Way, ModelCase]]:
+    if settings.quick:
+        small = ModelCase(
+            name="4 tables of 1k x 8, 3 ids, MLP 16 / 16", num_tables=4, rows=1000, dim=8,
+            ids_per_bag=3, bottom=(16,), top=(16,), num_dense=3, batch_size=64,
+        )  # fmt: skip
+        return [("table", small)]
+    cases: list[tuple[Way, ModelCase]] = []
+    ways: tuple[tuple[Way, str], ...] = (("table", "whole tables"), ("row", "cut by rows"))
+    for way, words in ways:
+        for ids in (1, 10):
+            name = f"26 x 100k x 64, {words}, {ids} ids, MLP 512-256 / 512-256, 1024 rows a rank"
+            cases.append((way, ModelCase(name=name, ids_per_bag=ids, batch_size=1024)))
+    return cases
