@@ -37,12 +37,12 @@ FIRST = (
     "vision/terrasky3d/test_pipeline.py",
     "ops/test_patch_match.py",
     "ops/test_jagged_elementwise.py",
-    "cli/test_bench.py",
     "ops/test_compile.py",
     "rec/test_registry.py",
     "test_examples.py",
     "cli/test_main.py",
     "test_readme.py",
+    "cli/test_bench.py",
 )
 
 

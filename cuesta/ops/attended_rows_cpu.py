@@ -6,8 +6,9 @@ and sums along the keys need nothing across lanes, and the keys are multiplied a
 tensor. A block of scores never leaves the second cache. Units run from the longest to the
 shortest, each taken by whichever thread is free; no sum depends on which that is.
 
-float32, and 16-bit types widened a row at a time, are multiplied in float32 lanes; bfloat16 in
-AMX's tiles where there are any, with weights and slopes rounded to bfloat16 and sums in float32.
+float32, and bfloat16 widened a row at a time, are multiplied in float32 lanes; bfloat16 in AMX's
+tiles where there are any, with weights and slopes rounded to bfloat16 and sums in float32. float16, rare
+on CPUs, is widened whole, which spares the compiler a third set of kernels.
 What differs is `attended_rows_factors`; the passes between the products are
 `attended_rows_weights`.
 """
@@ -118,15 +119,16 @@ def rows_of(
     before: int, after: int, aligns_last: bool, scale: float, longest: int, activation: int,
 ) -> Rows:  # fmt: skip
     """Return the arrays of these tensors; q, k and v may be columns of wider ones."""
-    q, k, v = (_by_token(each) for each in (q, k, v))
+    q, k, v = (_by_token(_widened(each)) for each in (q, k, v))
+    bias = q.new_empty(0) if bias is None else _widened(bias)
     nothing = np.zeros(0, np.int64)
     return Rows(
         *(_flat(each) for each in (q, k, v)),
         nothing if q_offsets is None else view(q_offsets),
         view(offsets),
-        view(q.new_empty(0) if bias is None else bias).reshape(-1),
+        view(bias).reshape(-1),
         nothing if pairs is None else view(pairs),
-        0 if bias is None else bias.shape[0],
+        bias.shape[0],
         q.shape[0],
         q.shape[1],
         q.stride(0),
@@ -141,6 +143,11 @@ def rows_of(
         longest,
         activation,
     )
+
+
+def _widened(tensor: Tensor) -> Tensor:
+    """Return a float16 tensor as float32, others as they are."""
+    return tensor.float() if tensor.dtype is torch.float16 else tensor
 
 
 def _by_token(tensor: Tensor) -> Tensor:
@@ -172,7 +179,10 @@ def forward(rows: Rows, out: Tensor, lse: Tensor, *, tiles: bool) -> None:
     units = _units(queries, keys, rows.num_heads, SPAN)
     scratch = _scratch(rows, int(keys.max(initial=0)), tiles=tiles, is_backward=False)
     threads = scratch.scores.shape[0]
-    _forward(rows, scratch, units, view(out).reshape(-1), view(lse).reshape(-1), threads)
+    wide = _widened(out)
+    _forward(rows, scratch, units, view(wide).reshape(-1), view(lse).reshape(-1), threads)
+    if wide is not out:
+        out.copy_(wide)
 
 
 def backward(
@@ -192,8 +202,12 @@ def backward(
     scratch = _scratch(rows, int(keys.max(initial=0)), tiles=tiles, is_backward=True)
     threads = scratch.scores.shape[0]
     given = (grad, delta, lse, dq, shared_dq, dk, dv, dbias)
-    flat = Gradients(*(view(each).reshape(-1) for each in given))
+    wide = [_widened(each) for each in given]
+    flat = Gradients(*(view(each).reshape(-1) for each in wide))
     _backward(rows, scratch, units, flat, threads)
+    for each, computed in zip(given, wide, strict=True):
+        if computed is not each:
+            each.copy_(computed)
 
 
 def _lengths(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
