@@ -88,6 +88,7 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--out", help="run folder (runs/RECIPE)")
     train.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     train.add_argument("--overwrite", action="store_true", help="replace the run in the folder")
+    train.add_argument("--plan", help="how ranks share the tables: a file of `cuesta plan --out`")
     train.add_argument("--device", help="cpu, cuda, cuda:1 (a GPU if there is one)")
     train.add_argument("-h", "--help", action="store_true", help="list the recipe's settings")
     train.set_defaults(train_parser=train)

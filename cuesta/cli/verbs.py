@@ -9,6 +9,7 @@ import importlib
 import json
 import sys
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from cuesta.engine.finish import TrainResult
     from cuesta.engine.override import Named
     from cuesta.engine.recipe import Recipe
+    from cuesta.engine.world import World
 
 DEMO = "dcnv2.ml100k"
 SHOWN = ("auc", "ne", "log_loss", "gauc", "calibration")
@@ -80,18 +82,29 @@ def train(options: argparse.Namespace) -> int:
     recipe = override(recipe, options.settings)
     folder = Path(options.out or f"runs/{recipe.name}")
     try:
-        result = _train(
-            recipe,
-            folder,
-            resume=options.resume,
-            overwrite=options.overwrite,
-            device=options.device,
-        )
+        with _world(options.plan) as world:
+            result = _train(
+                recipe,
+                folder,
+                resume=options.resume,
+                overwrite=options.overwrite,
+                device=options.device,
+                world=world,
+            )
     except TrainingStopped as stopped:
         print(f"cuesta: {stopped}", file=sys.stderr)
         return stopped.exit_status
-    _print_result(result, as_json=options.json)
+    if world.rank == 0:
+        _print_result(result, as_json=options.json)
     return 0
+
+
+def _world(plan: str | None) -> AbstractContextManager[World]:
+    """Return the context of the world that this process was started in."""
+    from cuesta.rec.neo.launch import world_here
+    from cuesta.rec.neo.plan import read_plan
+
+    return world_here(None if plan is None else read_plan(plan))
 
 
 def evaluate(options: argparse.Namespace) -> int:
@@ -129,9 +142,16 @@ def _train(
     resume: bool = False,
     overwrite: bool = False,
     device: str | None = None,
+    world: World | None = None,
 ) -> TrainResult:
     from cuesta.engine.loop import train as run_training
-    from cuesta.engine.progress import show_progress
+    from cuesta.engine.progress import ignore_progress, show_progress
+
+    if world is not None and world.rank > 0:
+        return run_training(
+            recipe, folder, resume=resume, overwrite=overwrite, device=device,
+            on_progress=ignore_progress, world=world,
+        )  # fmt: skip
 
     with show_progress(sys.stderr) as on_progress:
         return run_training(
@@ -141,6 +161,7 @@ def _train(
             overwrite=overwrite,
             device=device,
             on_progress=on_progress,
+            world=world,
         )
 
 

@@ -49,6 +49,16 @@ class RankingBatch:
         """Return B."""
         return self.label.shape[0]
 
+    def select_rows(self, rows: Int64[Tensor, " chosen"]) -> RankingBatch:
+        """Return these rows, in the given order."""
+        return RankingBatch(
+            self.label[rows],
+            self.dense[rows],
+            self.features.select_rows(rows),
+            self.user[rows],
+            self.time[rows],
+        )
+
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> RankingBatch:
         """Return this batch on `device`."""
         return RankingBatch(

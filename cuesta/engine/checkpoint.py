@@ -20,17 +20,15 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
-from cuesta.data.files import atomic_folder
 from cuesta.engine.optim import Optimizer
 from cuesta.engine.run_folder import RunFolder, read_json
+from cuesta.engine.tensor_files import load_tensors, save_tensors
+from cuesta.engine.world import World
 from cuesta.errors import UserError
 
 
@@ -53,29 +51,37 @@ class TrainingState:
 
 
 def save_checkpoint(
-    run: RunFolder, model: nn.Module, optimizer: Optimizer, state: TrainingState, *, keep: int
+    run: RunFolder,
+    model: nn.Module,
+    optimizer: Optimizer,
+    state: TrainingState,
+    *,
+    keep: int,
+    world: World,
 ) -> None:
     """Write the checkpoint of `state.step`, then remove all but the last `keep` and the best one.
 
     Raises `UserError` when it cannot be written; earlier checkpoints are then untouched.
     """
     folder = _folder(run, state.step)
-    with atomic_folder(folder, overwrite=True) as temporary:
-        save_tensors(temporary / "model.safetensors", model.state_dict())
-        save_tensors(temporary / "optimizer.safetensors", optimizer.state_dict())
-        (temporary / "state.json").write_text(json.dumps(dataclasses.asdict(state)))
-    removable = [step for step in checkpoint_steps(run)[:-keep] if step != state.best_step]
-    for step in removable:
-        shutil.rmtree(_folder(run, step))
+    with world.folder(folder) as temporary:
+        world.save_model(temporary, model)
+        if world.rank == 0:
+            save_tensors(temporary / "optimizer.safetensors", optimizer.state_dict())
+            (temporary / "state.json").write_text(json.dumps(dataclasses.asdict(state)))
+    if world.rank == 0:
+        removable = [step for step in checkpoint_steps(run)[:-keep] if step != state.best_step]
+        for step in removable:
+            shutil.rmtree(_folder(run, step))
 
 
 def load_checkpoint(
-    run: RunFolder, step: int, model: nn.Module, optimizer: Optimizer
+    run: RunFolder, step: int, model: nn.Module, optimizer: Optimizer, world: World
 ) -> TrainingState:
     """Put the checkpoint of `step` into `model` and `optimizer`, and return its state."""
     folder = _folder(run, step)
-    load_weights(folder / "model.safetensors", model)
-    optimizer.load_state_dict(_load_tensors(folder / "optimizer.safetensors"))
+    world.load_model(folder, model)
+    optimizer.load_state_dict(load_tensors(folder / "optimizer.safetensors"))
     saved = read_json(folder / "state.json")
     try:
         return TrainingState(**saved)  # type: ignore[arg-type]
@@ -83,10 +89,10 @@ def load_checkpoint(
         raise UserError(f"{folder / 'state.json'} is of another version: {error}") from None
 
 
-def load_best(run: RunFolder, state: TrainingState, model: nn.Module) -> int:
+def load_best(run: RunFolder, state: TrainingState, model: nn.Module, world: World) -> int:
     """Put the best weights into `model`, else the last ones, and return their step."""
     step = state.step if state.best_step is None else state.best_step
-    load_weights(_folder(run, step) / "model.safetensors", model)
+    world.load_model(_folder(run, step), model)
     return step
 
 
@@ -103,46 +109,6 @@ def sweep_checkpoints(run: RunFolder) -> list[int]:
     for leftover in set(run.checkpoints.glob("*")) - whole:
         shutil.rmtree(leftover)
     return steps
-
-
-def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write `tensors` to one safetensors file; tied tensors are written once per name."""
-    seen: set[int] = set()
-    plain: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        tensor = tensor.detach().contiguous()
-        tied = tensor.numel() > 0 and tensor.data_ptr() in seen
-        plain[name] = tensor.clone() if tied else tensor
-        seen.add(tensor.data_ptr())
-    save_file(plain, path)
-    path.chmod(0o644)  # safetensors keeps files from everybody else
-
-
-def load_weights(path: Path, model: nn.Module) -> None:
-    """Put a safetensors file into `model`; raises `UserError` naming a tensor that does not fit."""
-    tensors = _load_tensors(path)
-    own = model.state_dict()
-    for name in dict.fromkeys([*own, *tensors]):
-        if name not in tensors or name not in own:
-            where = "the model" if name in own else path
-            raise UserError(f"{path} does not fit the model: only {where} has {name!r}")
-        if own[name].shape != tensors[name].shape:
-            shapes = (
-                f"{list(tensors[name].shape)} in the file, {list(own[name].shape)} in the model"
-            )
-            raise UserError(
-                f"{path} does not fit the model: {name!r} is {shapes}; was the data changed?"
-            )
-    model.load_state_dict(tensors)
-
-
-def _load_tensors(path: Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist; has the run finished?") from None
-    except SafetensorError as error:
-        raise UserError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
 
 
 def _folder(run: RunFolder, step: int) -> Path:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +13,14 @@ from typing import Literal
 import torch
 
 from cuesta.data.files import atomic_file
-from cuesta.engine.checkpoint import TrainingState, load_best, load_weights, save_tensors
+from cuesta.engine.checkpoint import TrainingState, load_best
 from cuesta.engine.optim import embedding_bytes
 from cuesta.engine.recipe import Json, Recipe, fingerprint, from_json
 from cuesta.engine.report import write_report
 from cuesta.engine.run_folder import RunFolder, read_json, without_nan, write_json
 from cuesta.engine.task import BatchType, Evaluation, Task
+from cuesta.engine.tensor_files import load_weights, save_tensors
+from cuesta.engine.world import World
 from cuesta.errors import UserError
 
 
@@ -60,9 +64,16 @@ def finish(
     state: TrainingState,
     *,
     device: torch.device,
+    world: World,
 ) -> TrainResult:
-    """Evaluate the best weights, write weights, metrics and report, and return the outcome."""
-    best_step = load_best(run, state, task.model)
+    """Evaluate the best weights, write weights, metrics and report, and return the outcome.
+
+    In a world of many ranks the first does it, with the whole model.
+    """
+    if world.size > 1:
+        world.first(lambda: _finish_whole(recipe, run, state, device, world))
+        return _result(run)
+    best_step = load_best(run, state, task.model, world)
     precision = recipe.loop.precision
     evaluations = {
         split: evaluate_split(task, split, precision=precision, device=device)
@@ -85,6 +96,28 @@ def finish(
     write_json(run.metrics, summary)
     write_report(run, recipe, evaluations)
     return result
+
+
+def _finish_whole(
+    recipe: Recipe, run: RunFolder, state: TrainingState, device: torch.device, world: World
+) -> None:
+    alone = world.alone()
+    task = alone.build(recipe.task, seed=recipe.seed, device=device)
+    finish(recipe, run, task, state, device=device, world=alone)
+
+
+def _result(run: RunFolder) -> TrainResult:
+    """Return the outcome that the first rank wrote."""
+    saved = read_json(run.metrics)
+    assert isinstance(saved, dict)
+    fields = {each.name: saved[each.name] for each in dataclasses.fields(TrainResult)}
+    for split in ("validation", "test"):
+        metrics = saved[split]
+        assert isinstance(metrics, dict)
+        fields[split] = {
+            name: math.nan if value is None else value for name, value in metrics.items()
+        }
+    return TrainResult(**{**fields, "folder": run.path, "report": run.report})
 
 
 def evaluate_split(

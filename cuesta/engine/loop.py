@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
+import signal
 import statistics
 import time
 from collections import deque
@@ -38,6 +39,7 @@ from cuesta.engine.recipe import Recipe, differences, from_json, to_json
 from cuesta.engine.run_folder import Journal, RunFolder, open_journal, read_json, write_json
 from cuesta.engine.stop import StopRequest, TrainingStopped, stop_on_signals
 from cuesta.engine.task import BatchType, Task
+from cuesta.engine.world import World
 from cuesta.errors import UserError
 
 
@@ -49,34 +51,48 @@ def train(
     overwrite: bool = False,
     device: str | torch.device | None = None,
     on_progress: OnProgress = ignore_progress,
+    world: World | None = None,
 ) -> TrainResult:
     """Train `recipe`, evaluate its best weights, write the report and return the outcome.
 
     A new run needs an absent or empty `folder`, unless `overwrite` allows to replace the run in it;
     `resume` goes on from its last checkpoint, from the start if it has none. `device` is a GPU if
-    there is one, unless given. Nothing is written before the task is built. Raises `UserError` for
+    there is one, unless given. `world` is who trains with this process; all of its ranks call, and share
+    the folder. Nothing is written before the task is built. Raises `UserError` for
     all that the user can mend, a loss that is not finite among them, and `TrainingStopped` after
     SIGTERM or Ctrl-C, when everything is saved.
     """
     run = RunFolder(Path(folder))
-    run_folder.check_start(run, resume=resume, overwrite=overwrite)
-    if resume:
-        _check_same_recipe(run, recipe)
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    torch.manual_seed(recipe.seed)
-    task = recipe.task.build(seed=recipe.seed, device=device)
-    num_steps = _num_steps(recipe, task.num_train_batches)
-    optimizer = build_optimizer(task.model, recipe.optim, num_steps=num_steps)
-    with run_folder.disk_errors_in(run.path):
+    world = world or World()
+
+    def check() -> None:
+        run_folder.check_start(run, resume=resume, overwrite=overwrite)
+        if resume:
+            _check_same_recipe(run, recipe)
+
+    def begin() -> None:
         if not resume:
             run_folder.empty(run)
             write_json(run.recipe, to_json(recipe))
-        steps = sweep_checkpoints(run)
-        state = load_checkpoint(run, steps[-1], task.model, optimizer) if steps else TrainingState()
-        _note_session(run, device, state.step)
-        training = _Training(recipe, run, task, optimizer, state, device, num_steps, on_progress)
+        sweep_checkpoints(run)
+
+    world.first(check)
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    torch.manual_seed(recipe.seed)
+    task = world.build(recipe.task, seed=recipe.seed, device=device)
+    num_steps = _num_steps(recipe, task.num_train_batches)
+    optimizer = build_optimizer(task.model, recipe.optim, num_steps=num_steps)
+    with run_folder.disk_errors_in(run.path), world.journals(run) as journals:
+        world.first(begin)
+        steps, state = checkpoint_steps(run), TrainingState()
+        if steps:
+            state = load_checkpoint(run, steps[-1], task.model, optimizer, world)
+        world.first(lambda: _note_session(run, device, state.step))
+        training = _Training(
+            recipe, run, journals, task, optimizer, state, device, num_steps, on_progress, world
+        )
         training.run_to_end()
-        return finish(recipe, run, task, state, device=device)
+        return finish(recipe, run, task, state, device=device, world=world)
 
 
 @final
@@ -86,12 +102,14 @@ class _Training(Generic[BatchType]):
 
     recipe: Recipe
     run: RunFolder
+    journals: RunFolder
     task: Task[BatchType]
     optimizer: Optimizer
     state: TrainingState
     device: torch.device
     num_steps: int
     on_progress: OnProgress
+    world: World
     _losses: Journal = field(init=False)
     _evaluations: Journal = field(init=False)
     _events: Events = field(init=False)
@@ -101,11 +119,11 @@ class _Training(Generic[BatchType]):
         """Do all steps that remain; leave the checkpoint of the last one, and of the best."""
         step = self.state.step
         with contextlib.ExitStack() as files:
-            losses = open_journal(self.run.losses, last_step=step)
+            losses = open_journal(self.journals.losses, last_step=step)
             self._losses = files.enter_context(contextlib.closing(losses))
-            evaluations = open_journal(self.run.evaluations, last_step=step)
+            evaluations = open_journal(self.journals.evaluations, last_step=step)
             self._evaluations = files.enter_context(contextlib.closing(evaluations))
-            events = Events(self.run.events, from_step=step)
+            events = Events(self.journals.events, from_step=step)
             self._events = files.enter_context(contextlib.closing(events))
             stop = files.enter_context(stop_on_signals())
             while not self._is_done():
@@ -119,7 +137,7 @@ class _Training(Generic[BatchType]):
         groups = _groups(batches, self.recipe.loop.accumulate)
         began = time.perf_counter()
         for group in groups:
-            losses = self._update(group)
+            losses = self._update(group, stop)
             self._count(group, time.perf_counter() - began)
             self._report(losses)
             self._evaluate_and_save(stop)
@@ -131,12 +149,12 @@ class _Training(Generic[BatchType]):
             f"but num_train_batches is {self.task.num_train_batches}"
         )
 
-    def _update(self, group: list[BatchType]) -> dict[str, float]:
+    def _update(self, group: list[BatchType], stop: StopRequest) -> dict[str, float]:
         """Update the parameters once by `group` as by one batch; return the losses of its rows.
 
-        Nothing is updated unless every loss and the gradients are finite.
+        Nothing is updated unless every loss and the gradients are finite. A rank that is asked to stop asks all.
         """
-        torch.manual_seed(_step_seed(self.recipe.seed, self.state.step))
+        torch.manual_seed(_step_seed(self.recipe.seed, self.state.step, self.world.rank))
         rows = sum(batch.num_rows for batch in group)
         totals: dict[str, float] = {}
         for index, batch in enumerate(group):
@@ -148,6 +166,13 @@ class _Training(Generic[BatchType]):
                 self._check_finite(f"{name} is {value}", value, index)
                 totals[name] = totals.get(name, 0.0) + share * value
             (losses["loss"] * share).backward()
+        *sums, asked = self.world.add([*totals.values(), float(stop.signal_number or 0)])
+        totals = dict(zip(totals, sums, strict=True))
+        if asked and stop.signal_number is None:
+            stop.signal_number = signal.SIGTERM
+        for name, value in totals.items():
+            self._check_finite(f"{name} is {value}", value, len(group) - 1)
+        self.world.add_gradients(self.task.model.parameters())
         norm = self.optimizer.clip_gradients()
         self._check_finite(f"the norm of the gradients is {norm}", norm, len(group) - 1)
         lr = self.optimizer.step(self.state.step)
@@ -211,7 +236,9 @@ class _Training(Generic[BatchType]):
             self._losses.sync()
             self._evaluations.sync()
             keep = loop.keep_checkpoints
-            save_checkpoint(self.run, self.task.model, self.optimizer, state, keep=keep)
+            save_checkpoint(
+                self.run, self.task.model, self.optimizer, state, keep=keep, world=self.world
+            )
         if stop.signal_number is not None and not self._is_done():
             raise TrainingStopped(self.run.path, step=state.step, signal_number=stop.signal_number)
 
@@ -259,9 +286,10 @@ def _num_steps(recipe: Recipe, num_train_batches: int) -> int:
     return min(num_steps, recipe.loop.max_steps or num_steps)
 
 
-def _step_seed(seed: int, step: int) -> int:
-    """Return 32 bits of seed (all that torch's CPU generator takes) for one step of one run."""
-    return int(np.random.SeedSequence((seed, step)).generate_state(1)[0])
+def _step_seed(seed: int, step: int, rank: int) -> int:
+    """Return 32 bits of seed (all that torch's CPU generator takes) for one step of one run on a rank."""
+    drawn_from = (seed, step, rank) if rank else (seed, step)
+    return int(np.random.SeedSequence(drawn_from).generate_state(1)[0])
 
 
 def _is_due(every: int | None, step: int, epoch_ended: bool) -> bool:

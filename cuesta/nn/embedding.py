@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Literal, final
 
@@ -31,6 +33,7 @@ from cuesta.ops import (
 from cuesta.ragged import Ragged, RaggedFeatures
 
 Storage = Literal["float32", "bfloat16", "float16"]
+_is_unallocated: ContextVar[bool] = ContextVar("unallocated_tables", default=False)
 CACHE_LINE = 64  # bytes
 
 
@@ -51,6 +54,19 @@ class Table:
     unpooled: tuple[str, ...] = ()
     pooling: Literal["sum", "mean"] = "sum"
     init_scale: float = 1.0
+
+
+@contextmanager
+def unallocated_tables() -> Iterator[None]:
+    """Make `EmbeddingBags` without memory inside the context: descriptions, for tables that will lie elsewhere.
+
+    They stay where they are when their model moves to a device.
+    """
+    token = _is_unallocated.set(True)
+    try:
+        yield
+    finally:
+        _is_unallocated.reset(token)
 
 
 @final
@@ -80,12 +96,17 @@ class EmbeddingBags(nn.Module):
         super().__init__()
         self.tables = tuple(tables)
         self.optimizer = optimizer
+        self.storage: Storage = storage
         self.seed = seed
         self.pooled_keys = tuple(key for table in tables for key in table.pooled)
         self.unpooled_keys = tuple(key for table in tables for key in table.unpooled)
         self._pooled = self._layout_of("pooled")
         self.pending: list[Lookup] = []
-        weight = _initial(self.tables, getattr(torch, storage), seed)
+        dtype: torch.dtype = getattr(torch, storage)
+        if _is_unallocated.get():
+            weight = torch.empty(self._pooled.storage, dtype=dtype, device="meta")
+        else:
+            weight = _initial(self.tables, dtype, seed)
         state = TableState.fresh(weight, self._pooled, optimizer)
         self.register_buffer("weight", state.weight)
         self.register_buffer("first", state.first)
@@ -157,6 +178,9 @@ class EmbeddingBags(nn.Module):
     def table(self, name: str) -> Float[Tensor, "rows D"]:
         """Return the weights of table `name` as a view."""
         return self._views()[f"tables.{name}"]
+
+    def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
+        return self if self.weight.is_meta else super()._apply(fn, recurse)
 
     def extra_repr(self) -> str:
         shapes = ", ".join(f"{table.name} {table.num_rows}x{table.dim}" for table in self.tables)

@@ -178,7 +178,7 @@ def test_a_full_disk_while_saving_leaves_the_earlier_checkpoint_and_resumes(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         save_file(dict(tensors), path)
 
-    monkeypatch.setattr("cuesta.engine.checkpoint.save_file", save_half)
+    monkeypatch.setattr("cuesta.engine.tensor_files.save_file", save_half)
     with pytest.raises(UserError, match=r"^cannot write .*: the disk is full; free ") as error:
         train(small_recipe(), tmp_path / "run")
     assert "\n" not in str(error.value)

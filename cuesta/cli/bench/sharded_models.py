@@ -23,7 +23,7 @@ from cuesta.cli.bench.models import (
     case_tables,
 )
 from cuesta.cli.bench.torchrec_model import TorchRecModel, over_ranks
-from cuesta.rec.neo.dense import average_gradients
+from cuesta.rec.neo.dense import add_gradients
 from cuesta.rec.neo.plan import Plan, TablePlan
 from cuesta.rec.neo.ranks import Ranks
 from cuesta.rec.neo.sharded import ShardedEmbeddingBags
@@ -41,7 +41,7 @@ def sharded_cuesta(case: ModelCase, dense: DenseOptimizer, way: Way) -> CuestaMo
         part.copy_(weights[int(name)][slice(*shard.rows), slice(*shard.columns)])
 
     def average(modules: nn.Module) -> None:
-        average_gradients(modules.parameters(), ranks, case.batch_size)
+        add_gradients(modules.parameters(), ranks, share=1 / ranks.size)
 
     return CuestaModel(case, dense, embeddings=bags, after_backward=average)
 

@@ -8,7 +8,7 @@ and clipped.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, final
 
@@ -70,11 +70,13 @@ class Encoded(NamedTuple):
 class Standardise(nn.Module):
     """Subtract the mean and divide by the deviation of all training rows seen so far, then clip.
 
-    Unlike a batch norm it depends on no other row of the batch, so a batch may be of one row.
+    Unlike a batch norm it depends on no other row of the batch, so a batch may be of one row. Where several
+    processes have the rows of a batch, `add` sums numbers over them in place.
     """
 
     def __init__(self, width: int) -> None:
         super().__init__()
+        self.add: Callable[[Tensor], None] | None = None
         self.register_buffer("count", torch.zeros((), dtype=torch.float64))
         self.register_buffer("mean", torch.zeros(width, dtype=torch.float64))
         self.register_buffer("variance", torch.ones(width, dtype=torch.float64))
@@ -84,21 +86,32 @@ class Standardise(nn.Module):
 
     def forward(self, dense: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
         """Return the standardised columns; in training, take the rows into the statistics first."""
-        if self.training and dense.shape[0]:
+        if self.training and (dense.shape[0] or self.add is not None):
             self._take_in(dense.detach().double())
         scale = (self.variance + 1e-12).rsqrt()
         return ((dense - self.mean) * scale).clamp(-CLIP, CLIP).to(dense.dtype)
 
     def _take_in(self, dense: Tensor) -> None:
         """Merge a batch's moments into the running ones (Chan et al., 1979)."""
-        total = self.count + dense.shape[0]
-        share = dense.shape[0] / total
-        shift = dense.mean(0) - self.mean
-        variance = dense.var(0, correction=0)
+        num_rows, mean, variance = self._moments(dense)
+        total = self.count + num_rows
+        share = num_rows / total
+        shift = mean - self.mean
         self.variance.lerp_(variance, share)
         self.variance += shift.square() * share * (1 - share)
         self.mean += shift * share
         self.count.copy_(total)
+
+    def _moments(self, dense: Tensor) -> tuple[float, Tensor, Tensor]:
+        """Return the number of rows of the batch, their mean and their variance."""
+        if self.add is None:
+            return dense.shape[0], dense.mean(0), dense.var(0, correction=0)
+        sums = torch.cat([dense.new_tensor([dense.shape[0]]), dense.sum(0)])
+        self.add(sums)
+        num_rows, mean = float(sums[0]), sums[1:] / sums[0]
+        squares = (dense - mean).square().sum(0)
+        self.add(squares)
+        return num_rows, mean, squares / num_rows
 
 
 @final

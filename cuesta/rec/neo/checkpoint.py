@@ -13,8 +13,7 @@ it when all have written. Nothing is unpickled.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +21,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from cuesta.data.files import atomic_folder
 from cuesta.errors import UserError
 from cuesta.nn import EmbeddingBags
 from cuesta.rec.neo.plan import Shard
@@ -57,28 +55,25 @@ def save_tables(
 
     Raises `UserError` on every rank where one cannot write; what was there before stays.
     """
+    with _ranks_of(bags).folder(Path(folder), overwrite=overwrite) as temporary:
+        write_tables(bags, temporary)
+
+
+def write_tables(bags: EmbeddingBags | ShardedEmbeddingBags, folder: Path) -> None:
+    """Write the tables of all ranks into a folder that all see; every rank calls."""
     ranks = _ranks_of(bags)
     file = f"rank-{ranks.rank:05d}-of-{ranks.size:05d}.safetensors"
-    with ExitStack() as stack:
-        place = ""
-
-        def begin() -> None:
-            nonlocal place
-            place = str(stack.enter_context(atomic_folder(folder, overwrite=overwrite)))
-
-        _together(ranks, begin if ranks.rank == 0 else None)
-        target = Path(ranks.say(place)[0])
-        parts = [part for part in _parts(bags) if ranks.rank == 0 or not part.is_copy]
-        _together(ranks, lambda: _write(target / file, parts))
-        said = ranks.say(json.dumps([_entry(part, file) for part in parts]))
-        if ranks.rank == 0:
-            content = {
-                "version": _VERSION,
-                "updates": max(int(each.updates) for each in _local(bags)),
-                "tables": _shapes(bags),
-                "parts": [entry for each in said for entry in json.loads(each)],
-            }
-            (target / _INDEX).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    parts = [part for part in _parts(bags) if ranks.rank == 0 or not part.is_copy]
+    ranks.together(lambda: _write(folder / file, parts))
+    said = ranks.say(json.dumps([_entry(part, file) for part in parts]))
+    if ranks.rank == 0:
+        content = {
+            "version": _VERSION,
+            "updates": max(int(each.updates) for each in _local(bags)),
+            "tables": _shapes(bags),
+            "parts": [entry for each in said for entry in json.loads(each)],
+        }
+        (folder / _INDEX).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def load_tables(bags: EmbeddingBags | ShardedEmbeddingBags, folder: str | Path) -> None:
@@ -86,8 +81,45 @@ def load_tables(bags: EmbeddingBags | ShardedEmbeddingBags, folder: str | Path) 
 
     Raises `UserError` naming a table or a part that does not fit or is missing.
     """
-    folder = Path(folder)
-    index = _index(folder)
+    _load(bags, Path(folder), _index(Path(folder)))
+
+
+def load_whole(bags: EmbeddingBags | ShardedEmbeddingBags, path: Path, prefix: str) -> None:
+    """Put tables of an unsharded model's state dict, a safetensors file, into a module: names begin with `prefix`."""
+    entries, tables, updates = [], {}, 0
+    try:
+        with safe_open(path, framework="pt") as file:
+            for key in file.keys():  # noqa: SIM118 - it is no mapping
+                if not key.startswith(prefix):
+                    continue
+                group, _, rest = key.removeprefix(prefix).partition(".")
+                if group == "updates":
+                    updates = int(file.get_tensor(key))
+                    continue
+                name, kind = (rest, "weight") if group == "tables" else rest.rsplit(".", 1)
+                shape = file.get_slice(key).get_shape()
+                if kind == "weight":
+                    tables[name] = shape
+                entries.append(
+                    {
+                        "table": name,
+                        "kind": kind,
+                        "by_row": len(shape) == 1,
+                        "file": path.name,
+                        "key": key,
+                    }
+                )
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
+    for entry in entries:
+        entry["rows"], entry["columns"] = ([0, size] for size in tables[entry["table"]])
+    ordered = {name: tables[name] for name in _shapes(bags) if name in tables}
+    _load(bags, path.parent, {"parts": entries, "tables": ordered, "updates": updates})
+
+
+def _load(
+    bags: EmbeddingBags | ShardedEmbeddingBags, folder: Path, index: Mapping[str, Any]
+) -> None:
     if index["tables"] != _shapes(bags):
         raise UserError(
             f"{folder} holds other tables: {index['tables']}; the model has {_shapes(bags)}"
@@ -152,6 +184,7 @@ def _entry(part: _Part, file: str) -> dict[str, Any]:
 
 
 def _write(path: Path, parts: Sequence[_Part]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     save_file({part.key: part.values.contiguous() for part in parts}, path)
     path.chmod(0o644)
 
@@ -199,16 +232,3 @@ def _index(folder: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or content.get("version") != _VERSION:
         raise UserError(f"{path} is of another version, or no index of tables")
     return content
-
-
-def _together(ranks: Ranks, work: Callable[[], None] | None) -> None:
-    """Do this rank's work; raise on every rank the error of the first that has one."""
-    error = ""
-    try:
-        if work is not None:
-            work()
-    except (UserError, OSError, SafetensorError) as failure:
-        error = f"rank {ranks.rank}: {failure}" if ranks.size > 1 else str(failure)
-    for said in ranks.say(error):
-        if said:
-            raise UserError(said)

@@ -7,12 +7,18 @@ the wire are those of the ring algorithms.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Protocol
 
 import torch
 import torch.distributed as dist
+from safetensors import SafetensorError
 from torch import Tensor
+
+from cuesta.data.files import atomic_folder
+from cuesta.errors import UserError
 
 
 class Arriving(Protocol):
@@ -36,6 +42,8 @@ class Ranks:
         self._group = group
         self.rank = 0 if group is None else group.rank()
         self.size = 1 if group is None else group.size()
+        is_nccl = group is not None and group.name() == "nccl"
+        self.device = torch.device("cuda" if is_nccl else "cpu")  # of what is exchanged
 
     def exchange(
         self, values: Tensor, sizes: Sequence[int], their_sizes: Sequence[int]
@@ -71,10 +79,50 @@ class Ranks:
         if self._group is not None:
             self._group.allreduce([values]).wait()
 
+    def together(self, work: Callable[[], None] | None) -> None:
+        """Do this rank's work, if it has some; where one fails, raise a `UserError` on all that says which and why."""
+        if self.size == 1:
+            if work is not None:
+                work()
+            return
+        failure: Exception | None = None
+        try:
+            if work is not None:
+                work()
+        except (UserError, OSError, SafetensorError) as error:
+            failure = error
+        said = self.say("" if failure is None else f"rank {self.rank}: {failure}")
+        words = next((words for words in said if words), None)
+        if words is not None:
+            raise UserError(words) from failure
+
+    @contextmanager
+    def folder(self, path: Path, *, overwrite: bool) -> Iterator[Path]:
+        """Yield a temporary folder that all ranks write to; the first makes it `path` when all are done."""
+        with ExitStack() as stack:
+            place = ""
+
+            def begin() -> None:
+                nonlocal place
+                place = str(stack.enter_context(atomic_folder(path, overwrite=overwrite)))
+
+            self.together(begin if self.rank == 0 else None)
+            place = self.say(place)[0]
+            failure: Exception | None = None
+            try:
+                yield Path(place)
+            except (UserError, OSError, SafetensorError) as error:
+                failure = error
+
+            def end() -> None:
+                if failure is not None:
+                    raise failure
+
+            self.together(end)
+
     def say(self, text: str) -> list[str]:
         """Return what every rank says, in the order of ranks."""
-        device = "cuda" if self._group is not None and self._group.name() == "nccl" else "cpu"
-        said = torch.frombuffer(bytearray(text.encode() + b" "), dtype=torch.uint8).to(device)
+        said = torch.frombuffer(bytearray(text.encode() + b" "), dtype=torch.uint8).to(self.device)
         return [bytes(each.tolist())[:-1].decode() for each in self.gather(said)]
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from typing import Literal, final
+from typing import Any, Literal, final
 
 import torch
 
 from cuesta.engine.recipe import Recipe
 from cuesta.errors import UserError
 from cuesta.nn import EmbeddingBags
+from cuesta.nn.embedding import unallocated_tables
 from cuesta.ops import TableOptimizer
 from cuesta.ops.embedding_update.optimizers import ADAGRAD_CODE, ROWWISE_ADAGRAD_CODE, SGD_CODE
 from cuesta.rec.neo.cluster import Cluster
@@ -57,17 +58,22 @@ def _sent_as(workload: Workload, request: PlanRequest) -> Workload:
 
 
 def _recipe_workload(recipe: Recipe, batch_size: int) -> Workload:
-    """Return the tables of a recipe's model, with the ids that the first batches of its data look up."""
-    task = recipe.task.build(seed=recipe.seed, device=torch.device("cpu"))
+    with unallocated_tables():
+        task = recipe.task.build(seed=recipe.seed, device=torch.device("cpu"))
     tables = [module for module in task.model.modules() if isinstance(module, EmbeddingBags)]
     if len(tables) != 1:
         raise UserError(
             f"{recipe.name} has {len(tables)} sets of embedding tables; one can be planned"
         )
-    bags = tables[0]
+    return observed_workload(recipe.name, tables[0], task.train_batches(0, 0), batch_size)
+
+
+def observed_workload(
+    name: str, bags: EmbeddingBags, batches: Iterable[Any], batch_size: int = 0
+) -> Workload:
+    """Return tables with the ids that the first of these batches look up; 0 takes the batches' own size."""
     counts: Counter[str] = Counter()
     num_rows, largest, is_weighted = 0, 0, False
-    batches = task.train_batches(0, 0)
     for batch in itertools.islice(batches, _NUM_BATCHES):
         features = batch.features
         lengths = features.lengths().sum(1).tolist()
@@ -77,7 +83,7 @@ def _recipe_workload(recipe: Recipe, batch_size: int) -> Workload:
         is_weighted = is_weighted or features.weights is not None
     weight = bags.weight.itemsize
     return Workload(
-        name=recipe.name,
+        name=name,
         tables=tuple(
             TableLoad(
                 name=table.name,

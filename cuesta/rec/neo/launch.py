@@ -1,0 +1,242 @@
+"""The same recipe on many ranks: `Ranked`, a `World` whose ranks share tables by a plan and the rows of every batch.
+
+A batch is that of one process, and so are the loss and the update: each rank takes its rows, and what it gives is its
+part of the mean over all. Every rank reads the whole log and keeps its rows. Started by `torchrun`, by Ray, or
+in threads: what makes a rank is a process group.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from cuesta.data.batch import RankingBatch
+from cuesta.engine.task import Evaluation, Task, TaskConfig
+from cuesta.engine.tensor_files import load_weights, save_tensors
+from cuesta.engine.world import World
+from cuesta.errors import UserError
+from cuesta.nn import EmbeddingBags
+from cuesta.nn.embedding import unallocated_tables
+from cuesta.ops import SGD, Adagrad
+from cuesta.rec.baselines.inputs import Standardise
+from cuesta.rec.neo.checkpoint import load_tables, load_whole, write_tables
+from cuesta.rec.neo.cluster import Cluster
+from cuesta.rec.neo.costs import SCHEMES, Scheme
+from cuesta.rec.neo.dense import add_gradients
+from cuesta.rec.neo.plan import Plan
+from cuesta.rec.neo.planner import PlannerSettings, make_plan
+from cuesta.rec.neo.ranks import Ranks
+from cuesta.rec.neo.requests import observed_workload
+from cuesta.rec.neo.sharded import ShardedEmbeddingBags, ShardedOptions
+
+_ROW_SCHEMES: tuple[Scheme, ...] = ("table", "row", "data", "table_row")
+_PATIENCE = timedelta(hours=6)  # of ranks that wait while the first evaluates
+
+
+class Ranked(World):
+    """Be the ranks of a process group, or this process alone, which can read what any ranks wrote.
+
+    Tables are spread by `plan`, or as the planner finds best for the ids of the first batches.
+    """
+
+    def __init__(self, ranks: Ranks, plan: Plan | None = None, ranks_per_node: int = 0) -> None:
+        self.ranks, self.plan = ranks, plan
+        self.rank, self.size = ranks.rank, ranks.size
+        self._ranks_per_node = ranks_per_node or ranks.size
+
+    def alone(self) -> World:
+        """Return the world of this process by itself."""
+        return Ranked(Ranks())
+
+    def build(self, config: TaskConfig, *, seed: int, device: torch.device) -> Task[Any]:
+        """Return the task, its tables spread and its batches shared out."""
+        if self.size == 1:
+            return config.build(seed=seed, device=device)
+        with unallocated_tables():
+            task = config.build(seed=seed, device=device)
+        return _SharedTask(task, self)
+
+    def first(self, work: Callable[[], None]) -> None:
+        """Let the first rank do this; its error is raised on all."""
+        self.ranks.together(work if self.rank == 0 else None)
+
+    def add(self, numbers: Sequence[float]) -> list[float]:
+        """Return the sum of each number over all ranks."""
+        if self.size == 1:
+            return list(numbers)
+        sums = torch.tensor(numbers, dtype=torch.float64, device=self.ranks.device)
+        self.ranks.add(sums)
+        return sums.tolist()
+
+    def add_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Replace gradients by their sums over all ranks."""
+        add_gradients(parameters, self.ranks)
+
+    @contextmanager
+    def folder(self, path: Path) -> Iterator[Path]:
+        """Yield a temporary folder that all ranks write to; it becomes `path`, replaced, when all are done."""
+        with self.ranks.folder(path, overwrite=True) as temporary:
+            yield temporary
+
+    def save_model(self, folder: Path, model: nn.Module) -> None:
+        """Write tables that are spread into tables/NAME, all else into model.safetensors."""
+        spread = dict(_spread(model))
+        for name, bags in spread.items():
+            write_tables(bags, folder / "tables" / name)
+        if self.rank == 0:
+            begins = tuple(f"{name}." for name in spread)
+            rest = {
+                name: each
+                for name, each in model.state_dict().items()
+                if not name.startswith(begins)
+            }
+            save_tensors(folder / "model.safetensors", rest)
+
+    def load_model(self, folder: Path, model: nn.Module) -> None:
+        """Read what any number of ranks wrote, by whatever plan."""
+        path = folder / "model.safetensors"
+        tables = {
+            name: module
+            for name, module in model.named_modules()
+            if isinstance(module, (EmbeddingBags, ShardedEmbeddingBags))
+            and not isinstance(_parent(model, name), ShardedEmbeddingBags)
+        }
+        for name, bags in tables.items():
+            if (folder / "tables" / name).is_dir():
+                load_tables(bags, folder / "tables" / name)
+            else:
+                load_whole(bags, path, f"{name}.")
+        load_weights(path, model, without=tuple(f"{name}." for name in tables))
+
+    def plan_for(self, name: str, bags: EmbeddingBags, batches: Iterable[Any]) -> Plan:
+        """Return the plan given, or the best by what the first batches look up."""
+        if self.plan is not None:
+            return self.plan
+        cluster = Cluster(world_size=self.size, ranks_per_node=self._ranks_per_node)
+        exact = isinstance(bags.optimizer, (SGD, Adagrad))
+        settings = PlannerSettings(schemes=SCHEMES if exact else _ROW_SCHEMES)
+        return make_plan(observed_workload(name, bags, batches), cluster, settings).plan
+
+
+@dataclass(frozen=True)
+class _Share:
+    """Hold a rank's rows of a batch of `num_rows`, and how many of them count."""
+
+    batch: RankingBatch
+    num_rows: int
+    num_own: int
+
+
+class _SharedTask:
+    """Be a task of which each rank has its rows of every batch, and its parts of the tables."""
+
+    def __init__(self, task: Task[Any], world: Ranked) -> None:
+        self._task, self._ranks = task, world.ranks
+        self.model = task.model
+        self.num_train_batches = task.num_train_batches
+        for name, bags in list(self.model.named_modules()):
+            if isinstance(bags, EmbeddingBags):
+                plan = world.plan_for(name, bags, task.train_batches(0, 0))
+                sharded = ShardedEmbeddingBags(
+                    bags.tables, bags.optimizer, plan, world.ranks,
+                    storage=bags.storage, seed=bags.seed, options=ShardedOptions(gradient="sum"),
+                )  # fmt: skip
+                setattr(_parent(self.model, name), name.rpartition(".")[2], sharded)
+            elif isinstance(bags, Standardise):
+                bags.add = world.ranks.add
+
+    def train_batches(self, epoch: int, start: int) -> Iterator[_Share]:
+        """Yield this rank's rows of each batch."""
+        for batch in self._task.train_batches(epoch, start):
+            yield self._share(batch)
+
+    def losses(self, batch: _Share) -> Mapping[str, Tensor]:
+        """Return this rank's part of the means over the whole batch."""
+        losses = self._task.losses(batch.batch)
+        share = batch.num_own / batch.num_rows
+        return {name: loss * share for name, loss in losses.items()}
+
+    def evaluate(self, split: str) -> Evaluation:
+        """Return the task's evaluation: each rank scores its rows, and all see all scores."""
+        self._task.model = _Gathering(self.model, self)
+        try:
+            return self._task.evaluate(split)
+        finally:
+            self._task.model = self.model
+
+    def _share(self, batch: RankingBatch) -> _Share:
+        """Return the rows of this rank; of a batch that is too small, a first row that does not count."""
+        first, last = (
+            batch.num_rows * number // self._ranks.size
+            for number in (self._ranks.rank, self._ranks.rank + 1)
+        )
+        rows = torch.arange(first, max(last, first + 1)) % batch.num_rows
+        own = batch.select_rows(rows.to(batch.label.device))
+        return _Share(own, batch.num_rows, last - first)
+
+    def scores(self, batch: RankingBatch, model: nn.Module) -> Tensor:
+        """Return the scores of all rows of a batch."""
+        share = self._share(batch)
+        own = model(share.batch)[: share.num_own].float()
+        return torch.cat(self._ranks.gather(own.contiguous()))
+
+
+class _Gathering(nn.Module):
+    def __init__(self, model: nn.Module, task: _SharedTask) -> None:
+        super().__init__()
+        self._model, self._shared = model, task
+
+    def forward(self, batch: RankingBatch) -> Tensor:
+        return self._shared.scores(batch, self._model)
+
+
+@contextmanager
+def world_here(plan: Plan | None = None) -> Iterator[World]:
+    """Yield the world that `torchrun` or Ray started this process in, or this process alone.
+
+    Raises `UserError` where it is not started as one of several and a plan is for several.
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        if plan is not None:
+            plan_world = plan.world_size
+            if plan_world > 1:
+                raise UserError(
+                    f"the plan is for {plan_world} ranks, here is one process; start it with "
+                    f"torchrun --nproc-per-node {plan_world}"
+                )
+        yield Ranked(Ranks())
+        return
+    uses_gpu = torch.cuda.is_available()
+    if uses_gpu:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    else:
+        torch.set_num_threads(max(torch.get_num_threads() // _local_size(), 1))
+    dist.init_process_group("nccl" if uses_gpu else "gloo", timeout=_PATIENCE)
+    try:
+        yield Ranked(Ranks(dist.group.WORLD), plan, _local_size())
+    finally:
+        dist.destroy_process_group()
+
+
+def _local_size() -> int:
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def _spread(model: nn.Module) -> Iterator[tuple[str, ShardedEmbeddingBags]]:
+    for name, module in model.named_modules():
+        if isinstance(module, ShardedEmbeddingBags):
+            yield name, module
+
+
+def _parent(model: nn.Module, name: str) -> nn.Module:
+    return model.get_submodule(name.rpartition(".")[0])

@@ -1,0 +1,147 @@
+"""The same recipe on one rank and on several: equal losses, checkpoints that all resume from, errors that all hear."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cuesta.engine.finish import TrainResult
+from cuesta.engine.loop import train
+from cuesta.engine.recipe import LoopConfig, Recipe
+from cuesta.engine.run_folder import RunFolder, read_journal
+from cuesta.engine.task import Task, TaskConfig
+from cuesta.errors import UserError
+from cuesta.rec.baselines.recipes import dlrm_debug
+from cuesta.rec.neo.launch import Ranked, world_here
+from cuesta.rec.neo.plan import Plan, TablePlan
+from cuesta.rec.neo.ranks import Ranks
+from tests.rec.neo.groups import run_ranks
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*Matplotlib.*")
+
+
+class Seeded(Ranked):
+    """Draw weights as a process of its own would: threads share torch's random numbers."""
+
+    drawing = threading.Lock()
+
+    def build(self, config: TaskConfig, *, seed: int, device: torch.device) -> Task[Any]:
+        with self.drawing:
+            torch.manual_seed(seed)
+            return super().build(config, seed=seed, device=device)
+
+
+def recipe(steps: int = 8) -> Recipe:
+    """Return a short training run, checkpointed every third step."""
+    return replace(
+        dlrm_debug(), loop=LoopConfig(max_steps=steps, evaluate_every=4, checkpoint_every=3)
+    )
+
+
+def losses(folder: Path) -> list[float]:
+    return [line["loss"] for line in read_journal(RunFolder(folder).losses)]
+
+
+def on_ranks(size: int, folder: Path, steps: int = 8, *, resume: bool = False) -> list[TrainResult]:
+    return run_ranks(
+        size, lambda ranks: train(recipe(steps), folder, resume=resume, world=Seeded(ranks))
+    )
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("alone") / "run"
+    train(recipe(), folder)
+    return folder
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_losses_and_metrics_are_those_of_one_process(
+    size: int, alone: Path, tmp_path: Path
+) -> None:
+    results = on_ranks(size, tmp_path / "run")
+    assert losses(tmp_path / "run") == pytest.approx(losses(alone), rel=1e-5)
+    expected = json.loads((alone / "metrics.json").read_text())
+    for result in results:
+        assert result.step == 8
+        for split in ("validation", "test"):
+            found = getattr(result, split)
+            assert found["ne"] == pytest.approx(expected[split]["ne"], rel=1e-5)
+            assert found["rows"] == expected[split]["rows"]
+    assert not list(tmp_path.glob("run/checkpoints/.*"))
+
+
+def test_a_run_goes_on_with_more_and_fewer_ranks(alone: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        # a run of more steps, ended at its third and sixth: resuming asks for the same recipe
+        patch.setattr("cuesta.engine.loop.finish", lambda *_, **__: None)
+        for size, last in ((1, 3), (2, 6)):
+            patch.setattr(
+                "cuesta.engine.loop._Training._is_done", lambda self, n=last: self.state.step >= n
+            )
+            world = size
+            run_ranks(
+                world,
+                lambda ranks, n=last: train(
+                    recipe(), folder, resume=n > 3, world=Seeded(ranks) if ranks.size > 1 else None
+                ),
+            )
+    on_ranks(3, folder, resume=True)
+    assert len(losses(folder)) == 8
+    assert losses(folder) == pytest.approx(losses(alone), rel=1e-5)
+    assert (folder / "checkpoints").is_dir()
+    train(recipe(), folder, resume=True, world=Ranked(Ranks()))  # what ranks wrote, one can read
+
+
+def test_an_error_of_the_first_rank_is_every_ranks(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "mine").write_text("precious")
+    said = []
+
+    def work(ranks: Ranks) -> None:
+        with pytest.raises(UserError, match="exists; resume it, overwrite it") as raised:
+            train(recipe(), tmp_path / "run", world=Ranked(ranks))
+        said.append(str(raised.value))
+
+    run_ranks(2, work)
+    assert [words.startswith("rank 0: ") for words in said] == [True, True]
+
+
+def test_a_plan_for_several_ranks_is_refused_by_one_process() -> None:
+    table = TablePlan(name="item", num_rows=5, dim=2, scheme="table", columns=1, ranks=(0,))
+    plan = Plan(world_size=2, ranks_per_node=2, tables={"item": table})
+    with pytest.raises(UserError, match="torchrun --nproc-per-node 2"), world_here(plan):
+        pass
+
+
+def test_torchrun_trains_the_recipe_of_the_command_by_a_plan(tmp_path: Path) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    cuesta = ["-m", "cuesta.cli.main"]
+    plan = [sys.executable, *cuesta, "plan", "dlrm.debug", "--cluster.world-size", "2"]
+    subprocess.run(
+        [*plan, "--schemes", "row", "--out", "plan.json"], cwd=tmp_path, env=environment,
+        check=True, capture_output=True,
+    )  # fmt: skip
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+            *cuesta, "train", "dlrm.debug", "--out", "run", "--plan", "plan.json", "--json",
+            "--loop.max-steps", "4", "--loop.evaluate-every", "4",
+        ],
+        cwd=tmp_path, env=environment, check=False, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["step"] == 4
+    (index,) = (tmp_path / "run" / "checkpoints").glob("*/tables/*/index.json")
+    files = {part["file"] for part in json.loads(index.read_text())["parts"]}
+    assert files == {f"rank-0000{rank}-of-00002.safetensors" for rank in (0, 1)}
