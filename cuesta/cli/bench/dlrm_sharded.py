@@ -43,6 +43,7 @@ from cuesta.rec.neo.ranks import Ranks
 
 BENCH = "dlrm_sharded"
 WORLDS = (2, 4)
+_BATCH = 1024  # rows a rank
 LEAST = 2.0  # times TorchRec's examples a second
 Found = dict[str, dict[str, list[float]]]  # seconds of each step by case and provider
 
@@ -198,7 +199,18 @@ def _cases(settings: Settings) -> list[tuple[Way, ModelCase]]:
     cases: list[tuple[Way, ModelCase]] = []
     ways: tuple[tuple[Way, str], ...] = (("table", "whole tables"), ("row", "cut by rows"))
     for way, words in ways:
-        for ids in (1, 10):
-            name = f"26 x 100k x 64, {words}, {ids} ids, MLP 512-256 / 512-256, 1024 rows a rank"
-            cases.append((way, ModelCase(name=name, ids_per_bag=ids, batch_size=1024)))
+        cases += [
+            (way, ModelCase(
+                name=f"26 x 100k x 64, {words}, 10 ids, MLP 512-256 / 512-256",
+                ids_per_bag=10, batch_size=_BATCH,
+            )),
+            (way, ModelCase(
+                name=f"100 x 100k x 32, {words}, 10 ids, MLP 64 / 64",
+                num_tables=100, dim=32, ids_per_bag=10, bottom=(64,), top=(64,), batch_size=_BATCH,
+            )),
+            (way, ModelCase(
+                name=f"26 x 1M x 16, {words}, 20 ids, MLP 64 / 64",
+                rows=1_000_000, dim=16, ids_per_bag=20, bottom=(64,), top=(64,), batch_size=_BATCH,
+            )),
+        ]  # fmt: skip
     return cases
