@@ -1,7 +1,7 @@
 """What travels around a sharded lookup: ids to the ranks that hold their rows, and what these find, back.
 
 After Neo (ISCA 2022), sections on partitioning and quantised communication. Ids go in two phases: first how many,
-then lengths, ids and weights in one message a rank. What was found comes back as float32, or in 16 bits each way.
+then lengths, ids and weights. What was found comes back as float32, or in 16 bits each way.
 Gradients take the same way backwards, and autograd sees both: between `send` and `Sent.wait` other work can
 be done while numbers travel, forward and backward.
 """
@@ -78,7 +78,7 @@ class Sending:
             [len(each) + 2 for each in totals],
             [self._num_own + 2] * ranks.size,
         )
-        self._messages: Arriving | None = None
+        self._arriving: list[Arriving] = []
         self._num_rows: list[int] = []
         self._their_counts: list[list[int]] = []
 
@@ -88,7 +88,7 @@ class Sending:
 
     def start(self) -> None:
         """Start the second phase, once the sizes are known."""
-        if self._messages is not None:
+        if self._arriving:
             return
         about = self._sizes.wait().view(self._ranks.size, -1).tolist()
         if len({is_weighted for _, is_weighted, *_ in about}) > 1:
@@ -96,55 +96,40 @@ class Sending:
         self._num_rows = [num_rows for num_rows, *_ in about]
         self._their_counts = [counts for _, _, *counts in about]
         values, lengths, weights = self._ids
-        totals = [sum(counts) for counts in self.counts]
-        columns = [
-            [part.flatten() for part in lengths.to(values.dtype).split(self._num_slots)],
-            values.split(totals),
-            *([] if weights is None else [weights.split(totals)]),
+        num_rows = lengths.shape[1]
+        self._arriving = [
+            self._ranks.exchange(
+                lengths.to(torch.int32).flatten(),
+                [slots * num_rows for slots in self._num_slots],
+                [self._num_own * rows for rows in self._num_rows],
+            )
         ]
-        parts = [
-            part.view(torch.uint8) for message in zip(*columns, strict=True) for part in message
-        ]
-        sizes = [part.numel() for part in parts]
-        self._messages = self._ranks.exchange(
-            torch.cat(parts),
-            [sum(sizes[i : i + len(columns)]) for i in range(0, len(sizes), len(columns))],
-            [sum(self._bytes_from(rank)) for rank in range(self._ranks.size)],
-        )
+        sizes = [sum(counts) for counts in self.counts], [sum(c) for c in self._their_counts]
+        for each in (values, weights):
+            if each is not None:
+                self._arriving.append(self._ranks.exchange(each, *sizes))
 
     def wait(self) -> Received:
         """Return what all ranks sent to this one."""
         self.start()
-        assert self._messages is not None
-        sizes = [size for rank in range(self._ranks.size) for size in self._bytes_from(rank)]
-        parts = self._messages.wait().split(sizes)
-        values, _, weights = self._ids
-        lengths = [
-            _typed(part, values.dtype).view(self._num_own, num_rows)
-            for part, num_rows in zip(parts[::3], self._num_rows, strict=True)
+        lengths, values, *weights = [each.wait() for each in self._arriving]
+        parts = lengths.split([self._num_own * rows for rows in self._num_rows])
+        shaped = [
+            part.view(self._num_own, rows) for part, rows in zip(parts, self._num_rows, strict=True)
         ]
         ids = Ids(
-            self._by_slot(parts[1::3], values.dtype),
-            torch.cat(lengths, 1).long(),
-            None if weights is None else self._by_slot(parts[2::3], weights.dtype),
+            self._by_slot(values),
+            torch.cat(shaped, 1).long(),
+            self._by_slot(weights[0]) if weights else None,
         )
         return Received(ids, self._num_rows, self._their_counts)
 
-    def _bytes_from(self, rank: int) -> tuple[int, int, int]:
-        """Return how long a rank's message is: lengths, ids and weights."""
-        count, weights = sum(self._their_counts[rank]), self._ids.weights
-        width = self._ids.values.itemsize
-        weighed = 0 if weights is None else count * weights.itemsize
-        return self._num_own * self._num_rows[rank] * width, count * width, weighed
-
-    def _by_slot(self, messages: Sequence[Tensor], dtype: torch.dtype) -> Tensor:
+    def _by_slot(self, values: Tensor) -> Tensor:
         """Return what came slot by slot from each rank, rank by rank in each slot."""
-        parts = [
-            _typed(message, dtype).split(counts)
-            for message, counts in zip(messages, self._their_counts, strict=True)
-        ]
-        ordered = [part for slot in zip(*parts, strict=True) for part in slot]
-        return torch.cat(ordered) if ordered else messages[0].new_empty(0, dtype=dtype)
+        sizes = [count for counts in self._their_counts for count in counts]
+        parts = values.split(sizes)
+        ordered = [part for slot in range(self._num_own) for part in parts[slot :: self._num_own]]
+        return torch.cat(ordered) if ordered else values
 
 
 class Route(Protocol):
@@ -246,9 +231,3 @@ def _rounded(values: Tensor, precision: Precision) -> Tensor:
     if dtype in _MOST:
         values = values.clamp(-_MOST[dtype], _MOST[dtype])
     return values.to(dtype)
-
-
-def _typed(message: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return bytes as numbers, copied where they do not begin at a place for such numbers."""
-    is_aligned = message.storage_offset() % dtype.itemsize == 0
-    return (message if is_aligned else message.clone()).view(dtype)

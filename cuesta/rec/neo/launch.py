@@ -8,6 +8,7 @@ in threads: what makes a rank is a process group.
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from cuesta.errors import UserError
 from cuesta.nn import EmbeddingBags
 from cuesta.nn.embedding import unallocated_tables
 from cuesta.ops import SGD, Adagrad
+from cuesta.ragged import RaggedFeatures
 from cuesta.rec.baselines.inputs import Standardise
 from cuesta.rec.neo.checkpoint import load_tables, load_whole, write_tables
 from cuesta.rec.neo.cluster import Cluster
@@ -39,6 +41,7 @@ from cuesta.rec.neo.requests import observed_workload
 from cuesta.rec.neo.sharded import ShardedEmbeddingBags, ShardedOptions
 
 _ROW_SCHEMES: tuple[Scheme, ...] = ("table", "row", "data", "table_row")
+_AHEAD = 2  # batches that are asked for while one trains
 _PATIENCE = timedelta(hours=6)  # of ranks that wait while the first evaluates
 
 
@@ -155,9 +158,30 @@ class _SharedTask:
                 bags.add = world.ranks.add
 
     def train_batches(self, epoch: int, start: int) -> Iterator[_Share]:
-        """Yield this rank's rows of each batch."""
-        for batch in self._task.train_batches(epoch, start):
-            yield self._share(batch)
+        """Yield this rank's rows of each batch, three at a time under way.
+
+        While one trains, the ids of the next one travel, and the sizes of the one after (Neo, ISCA 2022, pipelining;
+        the order of TorchRec's TrainPipelineSparseDist). Ids alone are ahead, so that losses are the same.
+        """
+        under_way: deque[_Share] = deque()
+        try:
+            for batch in self._task.train_batches(epoch, start):
+                under_way.append(self._share(batch))
+                self._each(ShardedEmbeddingBags.announce, under_way[-1])
+                if len(under_way) > 1:
+                    self._each(ShardedEmbeddingBags.fetch, under_way[-2])
+                if len(under_way) > _AHEAD:
+                    yield under_way.popleft()
+            yield from under_way
+        finally:
+            for _, bags in _spread(self.model):
+                bags.forget()
+
+    def _each(
+        self, step: Callable[[ShardedEmbeddingBags, RaggedFeatures], None], share: _Share
+    ) -> None:
+        for _, bags in _spread(self.model):
+            step(bags, share.batch.features)
 
     def losses(self, batch: _Share) -> Mapping[str, Tensor]:
         """Return this rank's part of the means over the whole batch."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, final
+from typing import Literal, NamedTuple, final
 
 import torch
 from jaxtyping import Float
@@ -90,6 +90,13 @@ class ShardedEmbeddingBags(nn.Module):
         self._num_rows = {
             key: table.num_rows for table in tables for key in (*table.pooled, *table.unpooled)
         }
+        self._num_parts = {
+            key: plan.tables[table.name].columns
+            for table in tables
+            for key in (*table.pooled, *table.unpooled)
+        }
+        self._ahead = _Ahead()
+        self._asked_rows: dict[tuple[str, ...], None] = {}  # in the order of their first lookup
         self._draw(storage, seed)
 
     @property
@@ -135,13 +142,32 @@ class ShardedEmbeddingBags(nn.Module):
 
         Gradients too travel while those of layers between `send` and `wait` are found.
         """
-        features = self._checked(features.select(self.pooled_keys))
-        cut = self.sharding.pooled_keys
-        sent = self._send_pooled(features.select(cut)) if cut else None
+        (asked,) = self._ahead.take(features, ()) or [self._ask_pooled(features)]
+        sent = None if asked.sending is None else self._answer_pooled(asked.features, asked.sending)
         copied: Tensor | None = None
         if self._copies is not None and self._copies.pooled_keys:
-            copied = self._copies(features)
+            copied = self._copies(asked.features)
         return SentBags(self, sent, copied)
+
+    def announce(self, features: RaggedFeatures) -> None:
+        """Tell other ranks how many ids a batch will ask of them, ahead of `fetch` and of its lookups.
+
+        Lookups take what was announced if they get the same object, and else ask anew. Unpooled features are asked
+        for as in the lookups so far. Every rank must announce, fetch and look up in the same order.
+        """
+        self._ahead.put(features, (), [self._ask_pooled(features)])
+        for keys in self._asked_rows:
+            self._ahead.put(features, keys, self._ask_rows(features, keys))
+
+    def fetch(self, features: RaggedFeatures) -> None:
+        """Send the ids of a batch that was announced, and have those of the other ranks sent."""
+        for asked in self._ahead.of(features):
+            if asked.sending is not None:
+                asked.sending.start()
+
+    def forget(self) -> None:
+        """Forget what was announced and is not looked up; every rank must."""
+        self._ahead = _Ahead()
 
     def joined(self, sent: Tensor | None, copied: Tensor | None) -> Float[Tensor, "B width"]:
         """Return the columns of tables that are cut and of those that are copied in the order of features."""
@@ -157,18 +183,17 @@ class ShardedEmbeddingBags(nn.Module):
 
     def rows(self, features: RaggedFeatures, keys: Sequence[str]) -> list[Ragged]:
         """Return for each of these unpooled features, whose tables share a dim, its rows [T, D]."""
-        features = self._checked(features.select(keys))
-        copied = self._copies.unpooled_keys if self._copies is not None else ()
+        self._asked_rows.setdefault(tuple(keys))
+        asked = self._ahead.take(features, tuple(keys)) or self._ask_rows(features, keys)
+        sent = [self._answer_rows(each) for each in asked]
         found: dict[str, Ragged] = {}
-        asked = [key for key in keys if key in copied]
-        if asked and self._copies is not None:
-            found |= zip(asked, self._copies.rows(features, asked), strict=True)
-        waiting = []
-        for part, same in self._by_part([key for key in keys if key not in copied]).items():
-            chosen = features.select(same)
-            waiting.append((same, chosen, self._send_rows(chosen, same, part)))
-        for same, chosen, sent in waiting:
-            found |= zip(same, _raggeds(chosen, sent.wait()), strict=True)
+        for each, answers in zip(asked, sent, strict=True):
+            if answers is not None:
+                own = _raggeds(each.features, answers.wait())
+            else:
+                assert self._copies is not None
+                own = self._copies.rows(each.features, each.features.keys)
+            found |= zip(each.features.keys, own, strict=True)
         return [found[key] for key in keys]
 
     def step(self, lr_scale: float = 1.0) -> None:
@@ -197,73 +222,124 @@ class ShardedEmbeddingBags(nn.Module):
             for shard, view in views.get(table.name, ()):
                 view.copy_(drawn[slice(*shard.rows), slice(*shard.columns)])
 
-    def _checked(self, features: RaggedFeatures) -> RaggedFeatures:
-        """Return features whose ids all have a row."""
-        values, lengths = features.values, features.lengths()
-        limits = lengths.new_tensor([self._num_rows[key] for key in features.keys])
-        limits = limits.repeat_interleave(lengths.sum(1), output_size=values.numel())
-        is_bad = (values < 0) | (values >= limits)
-        if self.options.out_of_range == "clamp":
-            values = values.clamp(min=0).minimum(limits.to(values.dtype) - 1)
-        elif self.options.out_of_range == "ignore":
-            values = torch.where(is_bad, 0, values)
-        elif bool(is_bad.any()):
-            place = int(is_bad.nonzero()[0, 0])
-            bag = int(torch.searchsorted(features.offsets, place, right=True)) - 1
-            key, row = features.keys[bag // features.num_rows], bag % features.num_rows
-            raise ValueError(
-                f"feature {key!r}, row {row}: id {int(values[place])} is out of range for a table of "
-                f"{self._num_rows[key]} rows"
-            )
-        else:
+    def _in_range(self, features: RaggedFeatures) -> RaggedFeatures:
+        """Return features whose ids all have a row, where ids without one are no error."""
+        if self.options.out_of_range == "error":
             return features
+        values, limits = features.values, self._limits(features)
+        if self.options.out_of_range == "clamp":
+            values = values.clamp(min=0).minimum(limits - 1)
+        else:
+            values = torch.where((values < 0) | (values >= limits), 0, values)
         return RaggedFeatures(features.keys, values, features.offsets, features.weights)
 
-    def _send_pooled(self, features: RaggedFeatures) -> Sent:
-        num_slots = [len(slots) for slots in self.sharding.slots]
-        ids, _ = _dealt(features, self._blocks.to(features.values.device))
-        received = Sending(self.ranks, ids, num_slots).wait()
-        values = self._looked_up(received)
+    def _limits(self, features: RaggedFeatures) -> Tensor:
+        """Return the number of rows of each id's table."""
+        rows = features.values.new_tensor([self._num_rows[key] for key in features.keys])
+        counts = features.lengths().sum(1)
+        return rows.repeat_interleave(counts, output_size=features.values.numel())
+
+    def _dealt(
+        self, features: RaggedFeatures, blocks: Tensor, *, wants_places: bool = False
+    ) -> tuple[Ids, Tensor]:
+        """Return the ids of all ranks' slots, and where they were. Raises `ValueError` for an id without a row."""
+        weights = features.weights
+        dealt = bucketize_ids(
+            features.values, features.offsets, blocks.to(features.values.device),
+            num_features=len(features.keys), wants_places=wants_places or weights is not None,
+        )  # fmt: skip
+        ends = features.offsets[:: features.num_rows] if features.num_rows else None
+        expected = 0
+        if ends is not None:
+            counts = zip(features.keys, ends.diff().tolist(), strict=True)
+            expected = sum(self._num_parts[key] * count for key, count in counts)
+        if dealt.ids.numel() != expected:
+            raise ValueError(self._out_of_range(features))
+        chosen = None if weights is None else weights[dealt.places]
+        return Ids(dealt.ids, dealt.lengths, chosen), dealt.places
+
+    def _out_of_range(self, features: RaggedFeatures) -> str:
+        """Return words about the first id that has no row."""
+        is_bad = (features.values < 0) | (features.values >= self._limits(features))
+        place = int(is_bad.nonzero()[0, 0])
+        bag = int(torch.searchsorted(features.offsets, place, right=True)) - 1
+        key, row = features.keys[bag // features.num_rows], bag % features.num_rows
+        return (
+            f"feature {key!r}, row {row}: id {int(features.values[place])} is out of range for a table "
+            f"of {self._num_rows[key]} rows"
+        )
+
+    def _ask_pooled(self, features: RaggedFeatures) -> _Asked:
+        chosen = self._in_range(features.select(self.pooled_keys))
+        cut = self.sharding.pooled_keys
+        if not cut:
+            return _Asked(chosen)
+        ids, _ = self._dealt(chosen.select(cut), self._blocks)
+        return _Asked(chosen, Sending(self.ranks, ids, [len(each) for each in self.sharding.slots]))
+
+    def _answer_pooled(self, features: RaggedFeatures, sending: Sending) -> Sent:
+        received = sending.wait()
+        if self._own is None or not self._own.pooled_keys:
+            values = torch.zeros(sum(received.num_rows), 0, device=features.values.device)
+        else:
+            values = self._own(_features(self._own.pooled_keys, received.ids))
         route = PooledRoute(
-            self._answers, self.sharding.widths(), received, features.lengths(),
-            values.shape[1], self._share(received, features.num_rows),
+            self._answers, self.sharding.widths(), received,
+            features.select(self.sharding.pooled_keys).lengths(), values.shape[1],
+            self._share(received, features.num_rows),
         )  # fmt: skip
         return Sent(values, route, self.ranks, self.options.wire)
 
-    def _looked_up(self, received: Received) -> Float[Tensor, "rows columns"]:
-        if self._own is None or not self._own.pooled_keys:
-            return received.ids.values.new_zeros(sum(received.num_rows), 0, dtype=torch.float32)
-        return self._own(_features(self._own.pooled_keys, received.ids))
+    def _ask_rows(self, features: RaggedFeatures, keys: Sequence[str]) -> list[_Asked]:
+        """Ask for unpooled features: those of copied tables, of nobody, and those of parts of each width."""
+        features = self._in_range(features.select(keys))
+        copied = self._copies.unpooled_keys if self._copies is not None else ()
+        own = [key for key in keys if key in copied]
+        asked = [_Asked(features.select(own))] if own else []
+        for width, same in self._by_width([key for key in keys if key not in copied]).items():
+            chosen = features.select(same)
+            slots = self._slots_of(same)
+            ids, places = self._dealt(chosen, _blocks(slots), wants_places=True)
+            ids = ids._replace(weights=None)
+            sending = Sending(self.ranks, ids, [len(each) for each in slots])
+            asked.append(_Asked(chosen, sending, places, width))
+        return asked
 
-    def _send_rows(self, features: RaggedFeatures, keys: Sequence[str], part: int) -> Sent:
-        numbers = {self.sharding.unpooled_keys.index(key): n for n, key in enumerate(keys)}
-        slots = [
-            [Slot(numbers[slot.feature], slot.shard) for slot in each if slot.feature in numbers]
-            for each in self.sharding.unpooled_slots
-        ]
-        blocks = _blocks(slots).to(features.values.device)
-        ids, places = _dealt(features, blocks, wants_places=True)
-        sending = Sending(self.ranks, ids._replace(weights=None), [len(each) for each in slots])
-        received = sending.wait()
-        values = received.ids.values.new_zeros(0, part, dtype=torch.float32)
-        if self._own is not None and slots[self.ranks.rank]:
+    def _answer_rows(self, asked: _Asked) -> Sent | None:
+        """Return the rows that other ranks find, on their way; None where they are this rank's own."""
+        if asked.sending is None:
+            return None
+        received = asked.sending.wait()
+        features, keys = asked.features, asked.features.keys
+        slots = self._slots_of(keys)
+        if slots[self.ranks.rank]:
+            assert self._own is not None
+            held = self.sharding.unpooled_slots[self.ranks.rank]
             own = [
                 key
-                for key, slot in zip(
-                    self._own.unpooled_keys,
-                    self.sharding.unpooled_slots[self.ranks.rank],
-                    strict=True,
-                )
-                if slot.feature in numbers
+                for key, slot in zip(self._own.unpooled_keys, held, strict=True)
+                if self.sharding.unpooled_keys[slot.feature] in keys
             ]
             found = self._own.rows(_features(own, received.ids), own)
             values = torch.cat([each.values for each in found])
-        shape = (features.values.numel(), self._dims[keys[0]])
-        share = self._share(received, features.num_rows)
-        route = RowsRoute(slots, sending.counts, places, received, shape, part, share)
+        else:
+            values = torch.zeros(0, asked.width, device=features.values.device)
+        route = RowsRoute(
+            slots, asked.sending.counts, asked.places, received,
+            (features.values.numel(), self._dims[keys[0]]), asked.width,
+            self._share(received, features.num_rows),
+        )  # fmt: skip
         return Sent(values, route, self.ranks, self.options.wire)
 
-    def _by_part(self, keys: Sequence[str]) -> dict[int, list[str]]:
+    def _slots_of(self, keys: Sequence[str]) -> list[list[Slot]]:
+        """Return each rank's slots of unpooled features, which are numbered as given."""
+        numbers = {self.sharding.unpooled_keys.index(key): n for n, key in enumerate(keys)}
+        return [
+            [Slot(numbers[slot.feature], slot.shard) for slot in each if slot.feature in numbers]
+            for each in self.sharding.unpooled_slots
+        ]
+
+    def _by_width(self, keys: Sequence[str]) -> dict[int, list[str]]:
         """Return unpooled features by the width of their tables' parts."""
         found: dict[int, list[str]] = {}
         for table in self.sharding.cut:
@@ -298,6 +374,40 @@ class ShardedEmbeddingBags(nn.Module):
         )
 
 
+class _Asked(NamedTuple):
+    """Hold features of a lookup, and what was asked of other ranks for them: nothing if tables are copies."""
+
+    features: RaggedFeatures
+    sending: Sending | None = None
+    places: Tensor = torch.empty(0)  # of unpooled ids, slot by slot
+    width: int = 0  # of their tables' parts
+
+
+class _Ahead:
+    """Hold what was asked ahead of lookups, by batch and by the unpooled features asked for, () for the pooled."""
+
+    def __init__(self) -> None:
+        self._batches: list[tuple[RaggedFeatures, dict[tuple[str, ...], list[_Asked]]]] = []
+
+    def put(self, features: RaggedFeatures, keys: tuple[str, ...], asked: list[_Asked]) -> None:
+        if not any(batch is features for batch, _ in self._batches):
+            self._batches.append((features, {}))
+        self._of(features)[keys] = asked
+
+    def of(self, features: RaggedFeatures) -> list[_Asked]:
+        return [each for asked in self._of(features).values() for each in asked]
+
+    def take(self, features: RaggedFeatures, keys: tuple[str, ...]) -> list[_Asked] | None:
+        waiting = self._of(features)
+        asked = waiting.pop(keys, None)
+        if not waiting:
+            self._batches = [each for each in self._batches if each[0] is not features]
+        return asked
+
+    def _of(self, features: RaggedFeatures) -> dict[tuple[str, ...], list[_Asked]]:
+        return next((asked for batch, asked in self._batches if batch is features), {})
+
+
 @final
 class SentBags:
     """Hold a lookup whose answers are on their way."""
@@ -323,19 +433,6 @@ def _blocks(slots: Sequence[Sequence[Slot]]) -> Tensor:
     """Return what `bucketize_ids` reads of all ranks' slots."""
     blocks = [(slot.feature, *slot.shard.rows) for each in slots for slot in each]
     return torch.tensor(blocks, dtype=torch.int64).view(-1, 3)
-
-
-def _dealt(
-    features: RaggedFeatures, blocks: Tensor, *, wants_places: bool = False
-) -> tuple[Ids, Tensor]:
-    """Return the ids of all ranks' slots, and where they were."""
-    weights = features.weights
-    dealt = bucketize_ids(
-        features.values, features.offsets, blocks, num_features=len(features.keys),
-        wants_places=wants_places or weights is not None,
-    )  # fmt: skip
-    chosen = None if weights is None else weights[dealt.places]
-    return Ids(dealt.ids, dealt.lengths, chosen), dealt.places
 
 
 def _features(keys: Sequence[str], ids: Ids) -> RaggedFeatures:

@@ -4,6 +4,7 @@ and optimiser, on one to eight ranks; to the bit where nothing is summed over ra
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -357,3 +358,72 @@ def test_gradients_of_work_between_sending_and_waiting_are_untouched() -> None:
 
     for grad in run_ranks(2, work):
         assert bool((grad == grad[0]).all())
+
+
+class Late(Ranks):
+    """Let every exchange arrive late, and count those that are started."""
+
+    def __init__(self, ranks: Ranks, seconds: float = 0.0) -> None:
+        super().__init__(ranks._group)
+        self.started, self._seconds = 0, seconds
+
+    def exchange(self, values, sizes, their_sizes):  # type: ignore[no-untyped-def]
+        self.started += 1
+        arriving, due = (
+            super().exchange(values, sizes, their_sizes),
+            time.monotonic() + self._seconds,
+        )
+        wait = arriving.wait
+
+        def late() -> Tensor:
+            time.sleep(max(due - time.monotonic(), 0))
+            return wait()
+
+        arriving.wait = late
+        return arriving
+
+
+@pytest.mark.parametrize("scheme", ["row", "table", "data"])
+def test_ids_sent_ahead_change_no_bit_and_leave_only_answers_to_be_sent(scheme: Scheme) -> None:
+    steps = steps_of(2)
+
+    def work(ranks: Ranks, *, is_ahead: bool) -> tuple[list[Tensor], list[int]]:
+        late = Late(ranks)
+        bags = ShardedEmbeddingBags(TABLES, Adagrad(lr=0.5), plan_of(scheme, 2), late, seed=3)
+        own = [parts[ranks.rank] for parts in steps]
+        outputs, started = [], []
+        for step, batch in enumerate(own):
+            if is_ahead and step:  # what is asked for in the first lookups is known from then on
+                for later in own[step : step + 2] if step == 1 else own[step + 1 : step + 2]:
+                    bags.announce(later)
+                    bags.fetch(later)
+            before = late.started
+            rows = [each.values for keys in UNPOOLED for each in bags.rows(batch, keys)]
+            pooled = bags(batch)
+            started.append(late.started - before)
+            (pooled.sum() + sum(each.sum() for each in rows)).backward()
+            bags.step()
+            outputs += [pooled.detach(), *(each.detach() for each in rows)]
+        return outputs, started
+
+    ahead = run_ranks(2, lambda ranks: work(ranks, is_ahead=True))
+    plain = run_ranks(2, lambda ranks: work(ranks, is_ahead=False))
+    answers = 0 if scheme == "data" else 3  # pooled, and rows of two widths
+    for (ours, started), (theirs, all_started) in zip(ahead, plain, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+        assert started[1:] == [answers, answers]
+        assert all_started[1:] == [4 * answers, 4 * answers]
+
+
+def test_what_is_forgotten_is_asked_for_anew() -> None:
+    parts = batches([3, 4], seed=1)
+
+    def work(ranks: Ranks) -> Tensor:
+        bags = ShardedEmbeddingBags(TABLES, SGD(), plan_of("row", 2), ranks, seed=3)
+        bags.announce(parts[ranks.rank])
+        bags.fetch(parts[ranks.rank])
+        bags.forget()
+        return bags(parts[ranks.rank]).detach()
+
+    expected = EmbeddingBags(TABLES, SGD(), seed=3)(RaggedFeatures.cat(parts)).detach()
+    torch.testing.assert_close(torch.cat(run_ranks(2, work)), expected)
