@@ -132,11 +132,10 @@ class Ranked(World):
 
 @dataclass(frozen=True)
 class _Share:
-    """Hold a rank's rows of a batch of `num_rows`, and how many of them count."""
+    """Hold a rank's rows, which may be none, of a batch of `num_rows`."""
 
     batch: RankingBatch
     num_rows: int
-    num_own: int
 
 
 class _SharedTask:
@@ -185,8 +184,12 @@ class _SharedTask:
 
     def losses(self, batch: _Share) -> Mapping[str, Tensor]:
         """Return this rank's part of the means over the whole batch."""
+        if (
+            batch.batch.num_rows == 0
+        ):  # a mean over no rows is none, but other ranks wait for this one
+            return {"loss": self.model(batch.batch).sum()}
         losses = self._task.losses(batch.batch)
-        share = batch.num_own / batch.num_rows
+        share = batch.batch.num_rows / batch.num_rows
         return {name: loss * share for name, loss in losses.items()}
 
     def evaluate(self, split: str) -> Evaluation:
@@ -198,19 +201,17 @@ class _SharedTask:
             self._task.model = self.model
 
     def _share(self, batch: RankingBatch) -> _Share:
-        """Return the rows of this rank; of a batch that is too small, a first row that does not count."""
+        """Return the rows of this rank."""
         first, last = (
             batch.num_rows * number // self._ranks.size
             for number in (self._ranks.rank, self._ranks.rank + 1)
         )
-        rows = torch.arange(first, max(last, first + 1)) % batch.num_rows
-        own = batch.select_rows(rows.to(batch.label.device))
-        return _Share(own, batch.num_rows, last - first)
+        rows = torch.arange(first, last, device=batch.label.device)
+        return _Share(batch.select_rows(rows), batch.num_rows)
 
     def scores(self, batch: RankingBatch, model: nn.Module) -> Tensor:
         """Return the scores of all rows of a batch."""
-        share = self._share(batch)
-        own = model(share.batch)[: share.num_own].float()
+        own = model(self._share(batch).batch).float()
         return torch.cat(self._ranks.gather(own.contiguous()))
 
 

@@ -80,6 +80,27 @@ def test_losses_and_metrics_are_those_of_one_process(
     assert not list(tmp_path.glob("run/checkpoints/.*"))
 
 
+def test_ranks_without_rows_wait_for_the_others(tmp_path: Path) -> None:
+    base = recipe(3)
+    small = replace(
+        base,
+        task=replace(base.task, batch_size=2),
+        loop=replace(base.loop, evaluate_every=10, checkpoint_every=10),
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cuesta.rec.baselines.task.EVALUATION_BATCH", 1999)  # and a batch of one row
+        train(small, tmp_path / "alone")
+        (result, *_) = run_ranks(
+            3, lambda ranks: train(small, tmp_path / "run", world=Seeded(ranks))
+        )
+    assert losses(tmp_path / "run") == pytest.approx(losses(tmp_path / "alone"), rel=1e-5)
+    expected = json.loads((tmp_path / "alone" / "evaluations.jsonl").read_text().splitlines()[-1])
+    found = json.loads((tmp_path / "run" / "evaluations.jsonl").read_text().splitlines()[-1])
+    assert result.step == 3
+    assert found["rows"] == expected["rows"]
+    assert found["ne"] == pytest.approx(expected["ne"], rel=1e-5)
+
+
 def test_a_run_goes_on_with_more_and_fewer_ranks(alone: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     with pytest.MonkeyPatch.context() as patch:

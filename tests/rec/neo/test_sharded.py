@@ -343,6 +343,15 @@ def test_small_gradients_survive_float16_if_they_are_scaled() -> None:
     assert moved(2.0**14) == pytest.approx(-1e-9, rel=2**-10)
 
 
+def test_what_float16_cannot_hold_is_sent_as_its_largest() -> None:
+    tables = [Table(name="item", num_rows=5, dim=1, pooled=("item",))]
+    options = ShardedOptions(wire=Wire(forward="float16"))
+    bags = ShardedEmbeddingBags(tables, SGD(), plan_of("table", 1, tables), options=options)
+    next(iter(bags.shards().values())).fill_(-1e9)
+    batch = RaggedFeatures(("item",), torch.tensor([1]), torch.tensor([0, 1]))
+    assert bags(batch).item() == torch.finfo(torch.float16).min
+
+
 def test_gradients_of_work_between_sending_and_waiting_are_untouched() -> None:
     """Other layers' work may stand between: numbers come and go in the order of the graph."""
     parts = batches([3, 4], seed=1)
