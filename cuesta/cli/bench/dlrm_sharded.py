@@ -1,9 +1,11 @@
 """`cuesta bench dlrm_sharded`: training steps of one DLRM on 2 and 4 gloo ranks, against TorchRec with FBGEMM.
 
 Every rank is a process of its own, with its share of the cores; all build both models from the same weights, plan
-and batches, and take turns on them in an order drawn anew each time. A step is timed from a barrier to the
-last rank's end. The proof, before every case: the logits of four steps of all ranks and the tables after them
-against an unsharded float64 reference on their batches one below the other, with SGD on the dense part.
+and batches, and take turns on them in an order drawn anew each time. A step is timed from a barrier to the last
+rank's end. The proof, before every case: the logits of four steps of all ranks and the tables after them against an
+unsharded float64 reference on their batches one below the other, with SGD on the dense part. Last, what sending ids
+ahead saves: steps with every exchange 20 ms late, and the same with ids sent while the batch before trains, whose
+logits must be equal to the bit.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -31,21 +34,38 @@ from cuesta.cli.bench.harness import (
     progress,
     rate_rows,
     refuse,
+    time_rows,
     wrong_answer,
 )
 from cuesta.cli.bench.ids import IdBatch
 from cuesta.cli.bench.models import ROWWISE, CuestaModel, ModelBatch, ModelCase
 from cuesta.cli.bench.peers import FBGEMM, TORCHREC, importable, quietly
-from cuesta.cli.bench.sharded_models import PROVIDERS, Way, whole_tables
+from cuesta.cli.bench.sharded_models import (
+    PROVIDERS,
+    LateRanks,
+    Way,
+    sharded_cuesta,
+    whole_tables,
+)
 from cuesta.ops import force_body
 from cuesta.ragged import RaggedFeatures
 from cuesta.rec.neo.ranks import Ranks
+from cuesta.rec.neo.sharded import ShardedEmbeddingBags
 
 BENCH = "dlrm_sharded"
 WORLDS = (2, 4)
 _BATCH = 1024  # rows a rank
 LEAST = 2.0  # times TorchRec's examples a second
-Found = dict[str, dict[str, list[float]]]  # seconds of each step by case and provider
+_LATE_S, _LATE_CASE = 0.02, "every exchange 20 ms late"
+_ONE_AT_A_TIME = "cuesta, ids not ahead"
+_LEAST_AHEAD = 1 / (1 - 0.35)  # times: 35 % less
+
+
+class _Found(NamedTuple):
+    """Hold the cases by name, seconds by provider and what is wrong with some; and steps with late exchanges."""
+
+    cases: list[tuple[str, dict[str, list[float]], dict[str, str]]]
+    late: dict[str, list[float]]
 
 
 def measure(settings: Settings) -> Findings:
@@ -57,7 +77,8 @@ def measure(settings: Settings) -> Findings:
     bars = []
     for world in WORLDS[:1] if settings.quick else WORLDS:
         progress(f"{BENCH}: {world} ranks")
-        for name, seconds, wrong in _on_ranks(world, providers, settings):
+        found = _on_ranks(world, providers, settings)
+        for name, seconds, wrong in found.cases:
             case = f"{world} ranks, {name}"
             for provider, reason in wrong.items():
                 if provider == OURS:
@@ -66,6 +87,9 @@ def measure(settings: Settings) -> Findings:
             batch = world * _cases(settings)[0][1].batch_size
             findings.rows += rate_rows(case, seconds, batch, "examples/s")
             bars.append(Bar(case, ("TorchRec + FBGEMM",), LEAST))
+        late = f"{world} ranks, {_LATE_CASE}"
+        findings.rows += time_rows(late, found.late)
+        bars.append(Bar(late, (_ONE_AT_A_TIME,), _LEAST_AHEAD))
     findings.note(
         "equality proved before every case: logits of all ranks over "
         f"{PROOF_STEPS} steps and all tables after them against an unsharded float64 reference"
@@ -75,10 +99,8 @@ def measure(settings: Settings) -> Findings:
     return findings
 
 
-def _on_ranks(
-    world: int, providers: Sequence[str], settings: Settings
-) -> list[tuple[str, dict[str, list[float]], dict[str, str]]]:
-    """Return what rank 0 found, case by case: seconds by provider, and what is wrong with some."""
+def _on_ranks(world: int, providers: Sequence[str], settings: Settings) -> _Found:
+    """Return what rank 0 found."""
     context = torch.multiprocessing.get_context("spawn")
     results = context.SimpleQueue()
     with tempfile.TemporaryDirectory(prefix="cuesta-bench-") as folder:
@@ -97,7 +119,8 @@ def _on_ranks(
                 for other in workers:
                     other.terminate()
                 raise RuntimeError(f"{BENCH}: a rank of {world} failed; its error is above")
-    return results.get()
+    found: _Found = results.get()
+    return found
 
 
 def _rank(
@@ -120,8 +143,9 @@ def _rank(
                 wrong[provider] = reason
         right = [provider for provider in providers if provider not in wrong]
         found.append((case.name, _time(right, case, way, settings), wrong))
+    late = _time_late(replace(_cases(settings)[0][1], ids_per_bag=10), settings)
     if rank == 0:
-        results.put(found)
+        results.put(_Found(found, late))
     dist.destroy_process_group()
 
 
@@ -187,6 +211,39 @@ def _time(
             if repetition >= WARM_UP:
                 seconds[provider].append(time.perf_counter() - began)
     return seconds
+
+
+def _time_late(case: ModelCase, settings: Settings) -> dict[str, list[float]]:
+    """Return the seconds of steps whose exchanges are late, ids ahead and not; raise if their logits differ."""
+    ids = replace(case.ids, seed=dist.get_rank()).batches(WARM_UP + settings.repetitions)
+    batches = ModelBatch.draw(case, ids)
+    seconds, logits = {}, {}
+    for provider, ahead in ((OURS, 2), (_ONE_AT_A_TIME, 0)):
+        model = sharded_cuesta(case, "sgd", "table", LateRanks(dist.group.WORLD, _LATE_S))
+        steps = [model.prepare(batch) for batch in batches]
+        times, found = [], []
+        for number, step in enumerate(steps):
+            began = time.perf_counter()
+            if ahead:
+                _send_ahead(model, batches, number, ahead)
+            found.append(step())
+            times.append(time.perf_counter() - began)
+        seconds[provider], logits[provider] = times[WARM_UP:], torch.stack(found)
+    if not torch.equal(logits[OURS], logits[_ONE_AT_A_TIME]):
+        refuse(BENCH, f"{_LATE_CASE}: ids sent ahead change the logits")
+    return seconds
+
+
+def _send_ahead(model: CuestaModel, batches: Sequence[ModelBatch], number: int, ahead: int) -> None:
+    """Announce the batch two steps on, and send the ids of the next; before the first, those of all between."""
+    bags = model.embeddings
+    assert isinstance(bags, ShardedEmbeddingBags)
+    for later in range(number + ahead if number else 0, number + ahead + 1):
+        if later < len(batches):
+            bags.announce(batches[later].ids.features)
+    for later in range(number + 1 if number else 0, number + 2):
+        if later < len(batches):
+            bags.fetch(batches[later].ids.features)
 
 
 def _cases(settings: Settings) -> list[tuple[Way, ModelCase]]:

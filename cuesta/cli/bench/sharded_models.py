@@ -6,7 +6,8 @@ data-parallel: ours averages gradients in one exchange, TorchRec wraps it in Dis
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Literal
 
@@ -25,15 +26,41 @@ from cuesta.cli.bench.models import (
 from cuesta.cli.bench.torchrec_model import TorchRecModel, over_ranks
 from cuesta.rec.neo.dense import add_gradients
 from cuesta.rec.neo.plan import Plan, TablePlan
-from cuesta.rec.neo.ranks import Ranks
+from cuesta.rec.neo.ranks import Arriving, Ranks
 from cuesta.rec.neo.sharded import ShardedEmbeddingBags
 
 Way = Literal["table", "row"]
 
 
-def sharded_cuesta(case: ModelCase, dense: DenseOptimizer, way: Way) -> CuestaModel:
+class LateRanks(Ranks):
+    """Let every exchange arrive a time after it was started, as over a slow network, and use no processor for it."""
+
+    def __init__(self, group: dist.ProcessGroup | None, seconds: float) -> None:
+        super().__init__(group)
+        self._seconds = seconds
+
+    def exchange(
+        self, values: torch.Tensor, sizes: Sequence[int], their_sizes: Sequence[int]
+    ) -> Arriving:
+        """Send and get as `Ranks` does, later."""
+        due = time.monotonic() + self._seconds
+        return _Late(super().exchange(values, sizes, their_sizes), due)
+
+
+class _Late:
+    def __init__(self, arriving: Arriving, due: float) -> None:
+        self._arriving, self._due = arriving, due
+
+    def wait(self) -> torch.Tensor:
+        time.sleep(max(self._due - time.monotonic(), 0.0))
+        return self._arriving.wait()
+
+
+def sharded_cuesta(
+    case: ModelCase, dense: DenseOptimizer, way: Way, ranks: Ranks | None = None
+) -> CuestaModel:
     """Return our model on this rank of the default process group; `case.batch_size` is that of a rank."""
-    ranks = Ranks(dist.group.WORLD)
+    ranks = ranks or Ranks(dist.group.WORLD)
 
     bags = ShardedEmbeddingBags(case_tables(case), ROWWISE, plan_of(case, way, ranks.size), ranks)
     weights = list(case.tables())
