@@ -112,27 +112,58 @@ def embedding_update(
     >>> state.weight.tolist()
     [0.0, -3.0]
     """
+    update = prepare_update(state, lookups, optimizer, step=step, lr=lr, seed=seed)
+    if update is not None:
+        apply_update(state, update)
+
+
+class Update(NamedTuple):
+    """Hold what an update is made from: tables [K, 4], the occurrences of rows, their gradients, the optimiser."""
+
+    tables: Int64[Tensor, "K 4"]
+    occurrences: Occurrences
+    grad: Float[Tensor, " numbers"]
+    code: int
+    scalars: list[float]
+    random_key: int | None
+
+
+def prepare_update(
+    state: TableState,
+    lookups: Sequence[Lookup],
+    optimizer: TableOptimizer,
+    *,
+    step: int,
+    lr: float | None = None,
+    seed: int = 0,
+) -> Update | None:
+    """Return what `embedding_update` does, before it is done; None where no row is touched."""
     if step < 1:
         raise ValueError(f"step counts from 1, got {step}")
     lookups = [lookup for lookup in lookups if lookup.ids.numel()]
     if not lookups:
-        return
-    rows, sources, slots, scales = _occurrences(lookups)
+        return None
+    occurrences = _occurrences(lookups)
     grad = _joined([lookup.grad.reshape(-1) for lookup in lookups])
     if state.weight.dtype is not torch.float64:
         grad = grad.float()
     rounds = optimizer.stochastic_rounding and state.weight.dtype in (torch.bfloat16, torch.float16)
     tables = lookups[0].layout.tables  # on the CPU: bodies read dims without waiting for a device
     scalars = optimizer.scalars(optimizer.lr if lr is None else lr, step)
+    key = _random_key(seed, step) if rounds else None
+    return Update(tables, occurrences, grad, optimizer.code, scalars, key)
+
+
+def apply_update(state: TableState, update: Update) -> None:
+    """Make an update in place."""
     torch.ops.cuesta.embedding_update(
-        state.weight, state.first, state.second, tables,
-        rows, sources, slots, scales, grad,
-        optimizer.code, scalars, _random_key(seed, step) if rounds else None,
+        state.weight, state.first, state.second, update.tables,
+        *update.occurrences, update.grad, update.code, update.scalars, update.random_key,
     )  # fmt: skip
     torch.autograd.graph.increment_version(tuple(state))  # so that a backward over them is noticed
 
 
-class _Occurrences(NamedTuple):
+class Occurrences(NamedTuple):
     """Say which rows take which gradients: row `rows[i]` gets `scales[s]` times the gradient that
     begins at `slots[s]`, s = `sources[i]`.
 
@@ -145,7 +176,7 @@ class _Occurrences(NamedTuple):
     scales: Float[Tensor, " sources"]
 
 
-def _occurrences(lookups: Sequence[Lookup]) -> _Occurrences:
+def _occurrences(lookups: Sequence[Lookup]) -> Occurrences:
     """Return the occurrences of all lookups, whose gradients lie one behind the other."""
     parts = []
     for lookup in lookups:
@@ -159,7 +190,7 @@ def _occurrences(lookups: Sequence[Lookup]) -> _Occurrences:
             grid,
             width,
         )
-        parts.append(_Occurrences(*part))
+        parts.append(Occurrences(*part))
     num_sources = sum(part.slots.numel() for part in parts)
     num_rows = lookups[0].layout.num_rows
     if num_sources >= 1 << 31 or num_rows > 1 << 32:
@@ -175,7 +206,7 @@ def _occurrences(lookups: Sequence[Lookup]) -> _Occurrences:
             )
         first_source += part.slots.numel()
         first_slot += lookup.grad.numel()
-    return _Occurrences(*(_joined(list(same)) for same in zip(*parts, strict=True)))
+    return Occurrences(*(_joined(list(same)) for same in zip(*parts, strict=True)))
 
 
 def _joined(parts: list[Tensor]) -> Tensor:

@@ -4,6 +4,9 @@ a touched row.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -41,39 +44,69 @@ def embedding_update(
     rows: Tensor, sources: Tensor, slots: Tensor, scales: Tensor, grad: Tensor,
     code: int, scalars: list[float], random_key: int | None,
 ) -> None:  # fmt: skip
-    dtype = compute_dtype(weight)
-    for start, first_row, num_rows, dim in tables.tolist():
-        mine = (rows >= first_row) & (rows < first_row + num_rows)
-        columns = torch.arange(dim, device=rows.device)
-        source = sources[mine].long()
-        terms = grad.flatten()[slots[source, None] + columns].to(dtype) * scales[source, None]
-        touched, row_of_term = (rows[mine] - first_row).unique(return_inverse=True)
-        g = terms.new_zeros(touched.numel(), dim).index_add(0, row_of_term, terms)
-        elements = start + touched[:, None] * dim + columns  # [rows touched, dim]
-        w = weight[elements].to(dtype)
-        new = _step(w, g, first, second, elements, first_row + touched, code, scalars)
-        random = None if random_key is None else random_bits(random_key, elements)
-        weight[elements] = round_to(new, weight.dtype, random)
+    for table in tables.tolist():
+        touched = row_gradients(weight, table, rows, sources, slots, scales, grad, scalars)
+        step_rows(
+            weight, first, second, touched, touched.g.square().mean(1), code, scalars, random_key
+        )
+
+
+class RowGradients(NamedTuple):
+    """Hold which rows of a table are touched, counted through all tables, where their elements lie [rows, dim], the
+    sums of their gradients, with the pull of an l2 decay, and the weights.
+    """
+
+    rows: Tensor
+    elements: Tensor
+    g: Tensor
+    w: Tensor
+
+
+def row_gradients(
+    weight: Tensor, table: Sequence[int], rows: Tensor, sources: Tensor, slots: Tensor,
+    scales: Tensor, grad: Tensor, scalars: list[float],
+) -> RowGradients:  # fmt: skip
+    """Return the rows of a table (start, first row, rows, dim) that are touched, rising, and their gradients."""
+    start, first_row, num_rows, dim = table
+    mine = (rows >= first_row) & (rows < first_row + num_rows)
+    columns = torch.arange(dim, device=rows.device)
+    source, dtype = sources[mine].long(), compute_dtype(weight)
+    terms = grad.flatten()[slots[source, None] + columns].to(dtype) * scales[source, None]
+    touched, row_of_term = (rows[mine] - first_row).unique(return_inverse=True)
+    g = terms.new_zeros(touched.numel(), dim).index_add(0, row_of_term, terms)
+    elements = start + touched[:, None] * dim + columns
+    w = weight[elements].to(dtype)
+    *_, decay, decoupled = scalars
+    return RowGradients(first_row + touched, elements, g if decoupled else g + decay * w, w)
+
+
+def step_rows(
+    weight: Tensor, first: Tensor, second: Tensor, touched: RowGradients, mean_square: Tensor,
+    code: int, scalars: list[float], random_key: int | None,
+) -> None:  # fmt: skip
+    """Make a step of the optimiser on touched rows, whose squared gradients have these means [rows]."""
+    new = _step(first, second, touched, mean_square, code, scalars)
+    random = None if random_key is None else random_bits(random_key, touched.elements)
+    weight[touched.elements] = round_to(new, weight.dtype, random)
 
 
 def _step(
-    w: Tensor, g: Tensor, first: Tensor, second: Tensor, elements: Tensor, rows: Tensor,
+    first: Tensor, second: Tensor, touched: RowGradients, mean_square: Tensor,
     code: int, scalars: list[float],
 ) -> Tensor:  # fmt: skip
     lr, eps, beta1, beta2, correction1, correction2, decay, decoupled = scalars
+    rows, elements, g, w = touched
     if decoupled:
         w = w * (1 - lr * decay)
-    else:
-        g = g + decay * w
     if code == ROWWISE_ADAGRAD_CODE:
-        first[rows] += g.square().mean(1).to(first.dtype)
+        first[rows] += mean_square.to(first.dtype)
         return w - lr * g / (first[rows].to(w.dtype).sqrt() + eps)[:, None]
     if code == ADAGRAD_CODE:
         first[elements] += g.square().to(first.dtype)
         return w - lr * g / (first[elements].to(w.dtype).sqrt() + eps)
     if code == PARTIAL_ROWWISE_ADAM_CODE:
         first[elements] = (beta1 * first[elements] + (1 - beta1) * g).to(first.dtype)
-        second[rows] = (beta2 * second[rows] + (1 - beta2) * g.square().mean(1)).to(second.dtype)
+        second[rows] = (beta2 * second[rows] + (1 - beta2) * mean_square).to(second.dtype)
         root = (second[rows].to(w.dtype) / correction2).sqrt() + eps
         return w - lr * first[elements].to(w.dtype) / correction1 / root[:, None]
     return w - lr * g

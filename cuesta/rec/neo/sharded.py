@@ -24,7 +24,8 @@ from cuesta.rec.neo.exchange import Ids, Received, Sending, Sent, Wire
 from cuesta.rec.neo.plan import Plan, Shard
 from cuesta.rec.neo.ranks import Ranks
 from cuesta.rec.neo.routes import PooledRoute, RowsRoute
-from cuesta.rec.neo.sharding import Sharding, Slot, shard_name
+from cuesta.rec.neo.row_state import step_with_shared_rows
+from cuesta.rec.neo.sharding import RowState, Sharding, Slot, shard_name
 
 
 @final
@@ -34,14 +35,15 @@ class ShardedOptions:
 
     `gradient` says what a rank's loss is: `mean` over its rows, so that gradients become those of the mean over
     all ranks' rows; or `sum`, gradients as they are. `out_of_range` says what becomes of an id that no row has:
-    an `error`; `clamp` takes the nearest row; `ignore` row 0, as FBGEMM does. `columns_apart` lets parts of
-    a table that is cut by columns keep a row's state each.
+    an `error`; `clamp` takes the nearest row; `ignore` row 0, as FBGEMM does. `row_state` says what becomes of
+    an optimiser's number for a whole row where columns are cut: it is `refused`; `shared` by the row's parts, as
+    unsharded, for an exchange an update; or each part keeps one, `apart`.
     """
 
     wire: Wire = field(default_factory=Wire)
     gradient: Literal["mean", "sum"] = "mean"
     out_of_range: Literal["error", "clamp", "ignore"] = "error"
-    columns_apart: bool = False
+    row_state: RowState = "refused"
 
 
 @final
@@ -76,7 +78,7 @@ class ShardedEmbeddingBags(nn.Module):
         self.tables, self.optimizer, self.plan = tuple(tables), optimizer, plan
         self.options = options or ShardedOptions()
         self.sharding = Sharding(
-            tables, plan, optimizer, self.ranks.size, columns_apart=self.options.columns_apart
+            tables, plan, optimizer, self.ranks.size, row_state=self.options.row_state
         )
         self.pooled_keys = tuple(key for table in tables for key in table.pooled)
         self.unpooled_keys = tuple(key for table in tables for key in table.unpooled)
@@ -200,8 +202,13 @@ class ShardedEmbeddingBags(nn.Module):
         """Apply one exact update with all lookups since the last one, of all ranks."""
         if self._copies is not None and self.ranks.size > 1:
             self._copies.pending = [self._gathered(lookup) for lookup in self._copies.pending]
-        for bags in self.local:
-            bags.step(lr_scale)
+        if any(self.sharding.wholes):
+            own = self.sharding.wholes[self.ranks.rank]
+            step_with_shared_rows(self._own, own, self.ranks, lr_scale)
+        elif self._own is not None:
+            self._own.step(lr_scale)
+        if self._copies is not None:
+            self._copies.step(lr_scale)
 
     def drop_gradients(self) -> None:
         """Forget the lookups since the last update; every rank must."""

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple, final
+from typing import Literal, NamedTuple, final
 
 from cuesta.errors import UserError
 from cuesta.nn import Table
 from cuesta.ops import SGD, Adagrad, TableOptimizer
 from cuesta.rec.neo.plan import Plan, Shard, TablePlan
+from cuesta.rec.neo.row_state import Whole
+
+RowState = Literal["refused", "shared", "apart"]
 
 
 class Slot(NamedTuple):
@@ -51,8 +54,9 @@ class Sharding:
 
     `held[r]` are the tables that rank r holds parts of, with slots for features; `slots[r]` those of `pooled`
     features in the order of its columns, `unpooled_slots[r]` of unpooled ones. `copied` are the tables
-    that every rank has. Raises `UserError` for a plan of other tables or another world, and for an optimiser
-    that a scheme cannot keep exact, unless `columns_apart`.
+    that every rank has, `wholes[r]` the rows whose parts, some of them on r, share the optimiser's number a row.
+    Raises `UserError` for a plan of other tables or another world, and for an optimiser that a scheme cannot keep
+    exact, where `row_state` is "refused".
     """
 
     def __init__(
@@ -62,7 +66,7 @@ class Sharding:
         optimizer: TableOptimizer,
         world_size: int,
         *,
-        columns_apart: bool = False,
+        row_state: RowState = "refused",
     ) -> None:
         plan.check({table.name: (table.num_rows, table.dim) for table in tables}, world_size)
         self.tables = tuple(tables)
@@ -73,11 +77,14 @@ class Sharding:
         self.shards: list[list[tuple[Table, Shard]]] = [[] for _ in range(world_size)]
         for table in self.cut:
             planned = plan.tables[table.name]
-            _check_exact(table, planned, optimizer, columns_apart=columns_apart)
+            if row_state == "refused":
+                _check_exact(table, planned, optimizer)
             for shard in planned.shards():
                 if shard.rows[0] < shard.rows[1]:
                     self.shards[shard.rank].append((table, shard))
         self.held = [[_part(table, shard) for table, shard in each] for each in self.shards]
+        is_shared = row_state == "shared" and not isinstance(optimizer, (SGD, Adagrad))
+        self.wholes = [self._wholes(rank) if is_shared else [] for rank in range(world_size)]
         self.slots = [self._slots(each, "pooled") for each in self.shards]
         self.unpooled_slots = [self._slots(each, "unpooled") for each in self.shards]
 
@@ -103,6 +110,23 @@ class Sharding:
                 divides=len(pieces) > 1 and pooling[feature] == "mean",
             )
             for (feature, columns), pieces in sorted(found.items())
+        ]
+
+    def _wholes(self, rank: int) -> list[Whole]:
+        """Return rows that are cut by columns and of which a rank has a part."""
+        found: dict[tuple[str, tuple[int, int]], list[tuple[tuple[int, int], int, int]]] = {}
+        for holder, shards in enumerate(self.shards):
+            for number, (table, shard) in enumerate(shards):
+                part = (shard.columns, holder, number)
+                found.setdefault((table.name, shard.rows), []).append(part)
+        dims = {table.name: table.dim for table in self.cut}
+        order = {table.name: place for place, table in enumerate(self.cut)}
+        return [
+            Whole(dims[name], tuple((holder, number) for _, holder, number in sorted(parts)))
+            for (name, rows), parts in sorted(
+                found.items(), key=lambda f: (order[f[0][0]], f[0][1])
+            )
+            if len(parts) > 1 and any(holder == rank for _, holder, _ in parts)
         ]
 
     def _slots(self, shards: list[tuple[Table, Shard]], kind: str) -> list[Slot]:
@@ -139,13 +163,11 @@ def _part(table: Table, shard: Shard) -> Table:
     )
 
 
-def _check_exact(
-    table: Table, planned: TablePlan, optimizer: TableOptimizer, *, columns_apart: bool
-) -> None:
+def _check_exact(table: Table, planned: TablePlan, optimizer: TableOptimizer) -> None:
     """Refuse to cut the columns of a table whose optimiser has a number for the whole row."""
-    if planned.columns > 1 and not columns_apart and not isinstance(optimizer, (SGD, Adagrad)):
+    if planned.columns > 1 and not isinstance(optimizer, (SGD, Adagrad)):
         raise UserError(
             f"table {table.name!r} is cut into {planned.columns} parts of columns, and {type(optimizer).__name__} "
-            "has one number for a whole row: plan without column schemes, or let parts keep a number each "
-            "(columns_apart), which trains otherwise than unsharded"
+            'has one number for a whole row: plan without column schemes, or let parts share it (row_state "shared"), '
+            'or keep one each ("apart"), which trains otherwise than unsharded'
         )

@@ -269,8 +269,27 @@ def test_what_cannot_be_exact_or_does_not_fit_is_refused() -> None:
         make(plan_of("table", 1), SGD(), [replace(TABLES[0], num_rows=8), *TABLES[1:]])
 
 
+@pytest.mark.parametrize("world", [1, 2, 4])
+@pytest.mark.parametrize("scheme", BY_COLUMNS)
+@pytest.mark.parametrize(
+    "optimizer", [RowwiseAdagrad(lr=0.5, weight_decay=0.01), PartialRowwiseAdam(lr=0.1)],
+    ids=lambda o: type(o).__name__,
+)  # fmt: skip
+def test_parts_of_columns_that_share_a_rows_state_train_as_the_whole(
+    optimizer: TableOptimizer, scheme: Scheme, world: int
+) -> None:
+    mixed = dict(plan_of(scheme, world).tables)
+    mixed["user"] = plan_of("table", world).tables["user"]  # and a table that is whole
+    plan = replace(plan_of(scheme, world), tables=mixed)
+    steps, options = steps_of(world), replace(SUM, row_state="shared")
+    ours, theirs = sharded(steps, optimizer, plan, options), unsharded(steps, optimizer)
+    oracle = unsharded(steps, optimizer, torch.float64)
+    for name in ours.tables:
+        assert_close(oracle.tables[name], theirs.tables[name], ours.tables[name], what=name)
+
+
 def test_parts_of_columns_may_keep_a_state_each() -> None:
-    plan, options = plan_of("column", 2), replace(SUM, columns_apart=True)
+    plan, options = plan_of("column", 2), replace(SUM, row_state="apart")
     ours = sharded(steps_of(2), RowwiseAdagrad(lr=0.5), plan, options)
     theirs = unsharded(steps_of(2), RowwiseAdagrad(lr=0.5))
     assert torch.equal(ours.outputs[0], theirs.outputs[0])
