@@ -78,13 +78,13 @@ class Load:
 def watch_load() -> Iterator[Callable[[], Load]]:
     """Yield a function that returns the load since the context was entered."""
     before, began = _load_average(), time.perf_counter()
-    busy, own = _busy_seconds(), time.process_time()
+    busy, own = _busy_seconds(), _own_seconds()
 
     def load() -> Load:
         wall = max(time.perf_counter() - began, 1e-9) * (os.cpu_count() or 1)
         others = None
         if busy is not None:
-            elsewhere = (_busy_seconds() or busy) - busy - (time.process_time() - own)
+            elsewhere = (_busy_seconds() or busy) - busy - (_own_seconds() - own)
             others = min(max(elsewhere / wall, 0.0), 1.0)
         return Load(before=before, after=_load_average(), others=others)
 
@@ -93,6 +93,11 @@ def watch_load() -> Iterator[Callable[[], Load]]:
 
 def _load_average() -> tuple[float, ...]:
     return tuple(round(x, 2) for x in os.getloadavg()) if hasattr(os, "getloadavg") else ()
+
+
+def _own_seconds() -> float:
+    """Return the seconds that cores have worked for this process and those of its children that have ended."""
+    return sum(os.times()[:4])
 
 
 def _busy_seconds() -> float | None:
