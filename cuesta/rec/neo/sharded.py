@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, final
+from typing import Literal, final
 
 import torch
 from jaxtyping import Float
@@ -20,6 +20,7 @@ from cuesta.nn import EmbeddingBags, Storage, Table
 from cuesta.nn.embedding import draw_tables
 from cuesta.ops import Lookup, TableOptimizer, bucketize_ids
 from cuesta.ragged import Ragged, RaggedFeatures, offsets_from_lengths
+from cuesta.rec.neo.ahead import Ahead, Asked
 from cuesta.rec.neo.exchange import Ids, Received, Sending, Sent, Wire
 from cuesta.rec.neo.plan import Plan, Shard
 from cuesta.rec.neo.ranks import Ranks
@@ -97,7 +98,7 @@ class ShardedEmbeddingBags(nn.Module):
             for table in tables
             for key in (*table.pooled, *table.unpooled)
         }
-        self._ahead = _Ahead()
+        self._ahead = Ahead()
         self._asked_rows: dict[tuple[str, ...], None] = {}  # in the order of their first lookup
         self._draw(storage, seed)
 
@@ -169,7 +170,7 @@ class ShardedEmbeddingBags(nn.Module):
 
     def forget(self) -> None:
         """Forget what was announced and is not looked up; every rank must."""
-        self._ahead = _Ahead()
+        self._ahead = Ahead()
 
     def joined(self, sent: Tensor | None, copied: Tensor | None) -> Float[Tensor, "B width"]:
         """Return the columns of tables that are cut and of those that are copied in the order of features."""
@@ -276,13 +277,13 @@ class ShardedEmbeddingBags(nn.Module):
             f"of {self._num_rows[key]} rows"
         )
 
-    def _ask_pooled(self, features: RaggedFeatures) -> _Asked:
+    def _ask_pooled(self, features: RaggedFeatures) -> Asked:
         chosen = self._in_range(features.select(self.pooled_keys))
         cut = self.sharding.pooled_keys
         if not cut:
-            return _Asked(chosen)
+            return Asked(chosen)
         ids, _ = self._dealt(chosen.select(cut), self._blocks)
-        return _Asked(chosen, Sending(self.ranks, ids, [len(each) for each in self.sharding.slots]))
+        return Asked(chosen, Sending(self.ranks, ids, [len(each) for each in self.sharding.slots]))
 
     def _answer_pooled(self, features: RaggedFeatures, sending: Sending) -> Sent:
         received = sending.wait()
@@ -297,22 +298,22 @@ class ShardedEmbeddingBags(nn.Module):
         )  # fmt: skip
         return Sent(values, route, self.ranks, self.options.wire)
 
-    def _ask_rows(self, features: RaggedFeatures, keys: Sequence[str]) -> list[_Asked]:
+    def _ask_rows(self, features: RaggedFeatures, keys: Sequence[str]) -> list[Asked]:
         """Ask for unpooled features: those of copied tables, of nobody, and those of parts of each width."""
         features = self._in_range(features.select(keys))
         copied = self._copies.unpooled_keys if self._copies is not None else ()
         own = [key for key in keys if key in copied]
-        asked = [_Asked(features.select(own))] if own else []
+        asked = [Asked(features.select(own))] if own else []
         for width, same in self._by_width([key for key in keys if key not in copied]).items():
             chosen = features.select(same)
             slots = self._slots_of(same)
             ids, places = self._dealt(chosen, _blocks(slots), wants_places=True)
             ids = ids._replace(weights=None)
             sending = Sending(self.ranks, ids, [len(each) for each in slots])
-            asked.append(_Asked(chosen, sending, places, width))
+            asked.append(Asked(chosen, sending, places, width))
         return asked
 
-    def _answer_rows(self, asked: _Asked) -> Sent | None:
+    def _answer_rows(self, asked: Asked) -> Sent | None:
         """Return the rows that other ranks find, on their way; None where they are this rank's own."""
         if asked.sending is None:
             return None
@@ -379,40 +380,6 @@ class ShardedEmbeddingBags(nn.Module):
             grad=torch.cat(grads) if lookup.is_pooled else _by_feature(grads, counts),
             sample_weights=weights,
         )
-
-
-class _Asked(NamedTuple):
-    """Hold features of a lookup, and what was asked of other ranks for them: nothing if tables are copies."""
-
-    features: RaggedFeatures
-    sending: Sending | None = None
-    places: Tensor = torch.empty(0)  # of unpooled ids, slot by slot
-    width: int = 0  # of their tables' parts
-
-
-class _Ahead:
-    """Hold what was asked ahead of lookups, by batch and by the unpooled features asked for, () for the pooled."""
-
-    def __init__(self) -> None:
-        self._batches: list[tuple[RaggedFeatures, dict[tuple[str, ...], list[_Asked]]]] = []
-
-    def put(self, features: RaggedFeatures, keys: tuple[str, ...], asked: list[_Asked]) -> None:
-        if not any(batch is features for batch, _ in self._batches):
-            self._batches.append((features, {}))
-        self._of(features)[keys] = asked
-
-    def of(self, features: RaggedFeatures) -> list[_Asked]:
-        return [each for asked in self._of(features).values() for each in asked]
-
-    def take(self, features: RaggedFeatures, keys: tuple[str, ...]) -> list[_Asked] | None:
-        waiting = self._of(features)
-        asked = waiting.pop(keys, None)
-        if not waiting:
-            self._batches = [each for each in self._batches if each[0] is not features]
-        return asked
-
-    def _of(self, features: RaggedFeatures) -> dict[tuple[str, ...], list[_Asked]]:
-        return next((asked for batch, asked in self._batches if batch is features), {})
 
 
 @final
