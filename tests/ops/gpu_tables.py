@@ -20,6 +20,7 @@ ALIGNED = TableLayout(
     rows=(7, 300), dims=(16, 64), features=(0, 1, 1), poolings=("sum", "mean", "sum")
 )
 MIXED = TableLayout(rows=(7, 300), dims=(5, 21), features=(1, 0), poolings=("mean", "sum"))
+SINGLE = TableLayout(rows=(50,), dims=(8,), features=(0,), poolings=("sum",))
 SAME = TableLayout(rows=(7, 300), dims=(21, 21), features=(1, 0), poolings=("sum", "sum"))
 KINDS = (SGD, Adagrad, RowwiseAdagrad, PartialRowwiseAdam)
 

@@ -47,7 +47,7 @@ from tests.ops.gpu_rungs import (
     random,
     tells_nothing_of_fusion,
 )
-from tests.ops.gpu_tables import ALIGNED, KINDS, MIXED, lookup, updated
+from tests.ops.gpu_tables import ALIGNED, KINDS, MIXED, SINGLE, lookup, updated
 
 pytest.importorskip("triton", reason="Triton is for Linux")
 
@@ -179,6 +179,8 @@ def launch_variants_of_rows_and_tables(dtype: torch.dtype) -> None:
     plain = lookup(MIXED, 3)._replace(sample_weights=None)
     embedding_bag(weight[: MIXED.storage], plain.ids, plain.offsets, layout=MIXED)
     updated(weight[: MIXED.storage], [plain], RowwiseAdagrad(stochastic_rounding=False))
+    weight = weight[: SINGLE.storage]
+    embedding_rows(weight, torch.arange(9), torch.tensor([0, 9]), layout=SINGLE)
 
 
 def launch_maps() -> None:

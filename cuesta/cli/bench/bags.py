@@ -46,6 +46,8 @@ class BagCase:
     ids_per_bag: int = 20
     zipf: float | None = 1.2
     storage: torch.dtype = torch.float32
+    device: str = "cpu"
+    weighs_memory: bool = False
 
     @property
     def layout(self) -> TableLayout:
@@ -70,9 +72,10 @@ class BagCase:
 
     def initial(self) -> Iterator[Tensor]:
         """Yield the initial weights [rows, dim] of each table in turn, uniform in [-1, 1)."""
-        generator = torch.Generator().manual_seed(0)
+        generator = torch.Generator(self.device).manual_seed(0)
         for rows, dim in zip(self.rows, self.dims, strict=True):
-            yield torch.empty(rows, dim).uniform_(-1, 1, generator=generator).to(self.storage)
+            weight = torch.empty(rows, dim, device=self.device)
+            yield weight.uniform_(-1, 1, generator=generator).to(self.storage)
 
 
 class Bags(Protocol):
@@ -110,7 +113,7 @@ class CuestaOps:
         storage: torch.dtype | None = None,
     ) -> None:
         self.layout, self.optimizer = case.layout, optimizer
-        weight = torch.empty(self.layout.storage, dtype=storage or case.storage)
+        weight = torch.empty(self.layout.storage, dtype=storage or case.storage, device=case.device)
         for start, table in zip(self.layout.starts, case.initial(), strict=False):
             weight[start : start + table.numel()] = table.flatten()
         self.state = TableState.fresh(weight, self.layout, optimizer)
@@ -150,6 +153,7 @@ class CuestaModule:
         ]
         storage = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
         self.bags = EmbeddingBags(tables, ROWWISE, storage=storage[case.storage])  # type: ignore[arg-type]
+        self.bags.to(case.device)
         for table, weight in zip(self.tables(), case.initial(), strict=True):
             table.copy_(weight)
 

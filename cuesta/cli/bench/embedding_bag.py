@@ -4,15 +4,15 @@ nn.EmbeddingBag.
 Step means forward, backward and the optimiser. Batches are made beforehand; every repetition takes
 a new one. The memory floor is the time that the bytes of a batch need at the copy bandwidth
 measured in the same turns: every touched row read once (and written once in a step, with its
-moment), ids and offsets read, outputs written.
+moment), ids and offsets read, outputs written. Where there is a GPU, its own cases run there.
 """
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -40,23 +40,28 @@ from cuesta.cli.bench.harness import (
     check_bars,
     progress,
     refuse,
+    sample_rows,
     time_in_turns,
     time_rows,
     wrong_answer,
 )
 from cuesta.cli.bench.ids import IdBatch, num_distinct
+from cuesta.cli.bench.peak_memory import growths
 from cuesta.cli.bench.peers import FBGEMM, importable, quietly
 from cuesta.ops import force_body
 
+Item = TypeVar("Item")
 BENCH = "embedding_bag"
 COPY, FLOOR = "memory copy", "memory floor"
 COPY_BYTES = 256 << 20
 HEADLINE = "4 x 1M x 64, 20 ids, Zipf 1.2, float32"
+HUNDRED = "100 x 100k x 32, 512 rows, 10 ids, Zipf 1.2, float32"
 FORWARD, STEP = "forward", "forward + backward + Adagrad"
 BARS = (
     Bar(f"{HEADLINE}: {FORWARD}", (FBGEMM_TABLES.name,), 1.2),
     Bar(f"{HEADLINE}: {STEP}", (FBGEMM_TABLES.name,), 3.5),
     Bar(f"{HEADLINE}: {STEP}", (TORCH.name,), 7.0),
+    Bar(f"{HUNDRED}: {STEP}", (TORCH.name,), 4.0),
 )
 # Rows of the 26 categorical features of the Criteo logs, cut at a million and rounded.
 CRITEO_ROWS = (
@@ -79,7 +84,9 @@ def measure(
     findings = Findings()
     if FBGEMM not in importable([FBGEMM], findings, bench=BENCH):
         providers = [each for each in providers if each is not FBGEMM_TABLES]
-    for number, case in enumerate(cases := _cases(settings)):
+    if uses_gpu := torch.cuda.is_available() and not settings.quick:
+        providers = [each for each in providers if each is not FBGEMM_TABLES]
+    for number, case in enumerate(cases := _gpu_cases() if uses_gpu else _cases(settings)):
         progress(f"{BENCH}: case {number + 1} of {len(cases)}: {case.name}")
         verdicts = {each.name: prove(case, each) for each in providers}
         for name, verdict in verdicts.items():
@@ -98,10 +105,10 @@ def measure(
 def prove(case: BagCase, provider: BagProvider) -> Verdict:
     """Compare a provider with the float64 reference on a small instance of `case`."""
     small = case.small()
-    batches = small.ids.ragged_batches(3)
+    batches = [batch.to(case.device) for batch in small.ids.ragged_batches(3)]
     generator = torch.Generator().manual_seed(1)
     shape = (small.batch_size, small.layout.width)
-    grads = [torch.randn(shape, generator=generator) for _ in batches]
+    grads = [torch.randn(shape, generator=generator).to(case.device) for _ in batches]
     with force_body("reference"):
         oracle = CuestaOps(small, provider.optimizer, torch.float64)
         exact = _answers(oracle, batches, [grad.double() for grad in grads])
@@ -141,35 +148,59 @@ def _time(
     verdicts: Mapping[str, Verdict],
     settings: Settings,
 ) -> list[Row]:
-    batches = case.ids.batches(WARM_UP + settings.repetitions)
-    grad = torch.randn(case.batch_size, case.layout.width)
+    drawn = case.ids.batches(WARM_UP + settings.repetitions)
+    batches = [batch.to(case.device) for batch in drawn]
+    grad = torch.randn(case.batch_size, case.layout.width, device=case.device)
     bags = {p.name: p.build(case) for p in providers if verdicts[p.name].forward is None}
-    copy = _Copy(COPY_BYTES >> 8 if settings.quick else COPY_BYTES)
+    copy = _Copy(COPY_BYTES >> 8 if settings.quick else COPY_BYTES, case.device)
     with torch.no_grad():
-        contenders = [Contender.over(name, each.forward, batches) for name, each in bags.items()]
+        contenders = [
+            Contender.over(name, _waiting(each.forward, case.device), batches)
+            for name, each in bags.items()
+        ]
         forward = time_in_turns([*contenders, copy.contender], settings.repetitions)
         grads = {name: grad.to(each.forward(batches[0]).dtype) for name, each in bags.items()}
-    contenders = [
-        Contender.over(name, partial(bags[name].step, grad=grads[name]), batches)
+    steps = {
+        name: _waiting(partial(bags[name].step, grad=grads[name]), case.device)
         for name in bags
         if verdicts[name].step is None
-    ]
+    }
+    contenders = [Contender.over(name, work, batches) for name, work in steps.items()]
     step = time_in_turns([*contenders, copy.contender], settings.repetitions)
     rows = []
+    if case.weighs_memory:
+        taken = {
+            name: growths(partial(work, batches[0]), case.device) for name, work in steps.items()
+        }
+        rows += sample_rows(f"{case.name}: {STEP}, memory added at most", taken, "MiB")
     for what, seconds in ((FORWARD, forward), (STEP, step)):
-        share = _bytes_moved(case, batches, is_step=what == STEP) / copy.num_bytes
+        share = _bytes_moved(case, drawn, is_step=what == STEP) / copy.num_bytes
         seconds[FLOOR] = [share * each for each in seconds.pop(COPY)]
         rows += time_rows(f"{case.name}: {what}", seconds)
     return rows
 
 
+def _waiting(work: Callable[[Item], Tensor], device: str) -> Callable[[Item], Tensor]:
+    """Return `work` that ends when the device is done."""
+    if device == "cpu":
+        return work
+
+    def run(item: Item) -> Tensor:
+        output = work(item)
+        torch.cuda.synchronize()
+        return output
+
+    return run
+
+
 class _Copy:
     """Copy one big buffer to another: the bandwidth that memory gives to all threads."""
 
-    def __init__(self, size: int) -> None:
-        source, target = torch.ones(size // 4), torch.ones(size // 4)
+    def __init__(self, size: int, device: str) -> None:
+        source, target = (torch.ones(size // 4, device=device) for _ in range(2))
         self.num_bytes = 2 * size
-        self.contender = Contender(COPY, lambda _: target.copy_(source))
+        copy = _waiting(lambda _: target.copy_(source), device)
+        self.contender = Contender(COPY, copy)
 
 
 def _bytes_moved(case: BagCase, batches: Sequence[IdBatch], *, is_step: bool) -> float:
@@ -214,4 +245,40 @@ def _cases(settings: Settings) -> list[BagCase]:
     for ids in (1, 10):
         name = f"26 tables of 10 to 1M rows, dims 16 to 64, {ids} ids, Zipf 1.2, float32"
         cases.append(BagCase(name=name, rows=CRITEO_ROWS, dims=dims, ids_per_bag=ids))
+    hundred = BagCase(
+        name=HUNDRED, rows=(100_000,) * 100, dims=(32,) * 100, batch_size=512, ids_per_bag=10,
+        weighs_memory=True,
+    )  # fmt: skip
+    return [*cases, hundred]
+
+
+def _gpu_cases() -> list[BagCase]:
+    cases = []
+    for zipf in (1.2, None):
+        law = "uniform" if zipf is None else f"Zipf {zipf}"
+        for storage in (torch.float32, torch.float16):
+            dtype = str(storage).removeprefix("torch.")
+            cases.append(
+                BagCase(
+                    name=f"26 x 1M x 128, 8192 rows, 20 ids, {law}, {dtype}, GPU",
+                    rows=(1_000_000,) * 26,
+                    dims=(128,) * 26,
+                    batch_size=8192,
+                    zipf=zipf,
+                    storage=storage,
+                    device="cuda",
+                    weighs_memory=True,
+                )
+            )
+    for dim in (32, 128):
+        cases.append(
+            BagCase(
+                name=f"100 x 100k x {dim}, 2048 rows, 10 ids, Zipf 1.2, float32, GPU",
+                rows=(100_000,) * 100,
+                dims=(dim,) * 100,
+                ids_per_bag=10,
+                device="cuda",
+                weighs_memory=True,
+            )
+        )
     return cases

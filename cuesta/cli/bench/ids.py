@@ -31,6 +31,10 @@ class IdBatch:
         ragged = [features[key] for key in features.keys]
         return IdBatch(features, tuple((each.values.clone(), each.offsets) for each in ragged))
 
+    def to(self, device: str) -> IdBatch:
+        """Return the batch on `device`."""
+        return self if device == "cpu" else IdBatch.of(self.features.to(device))
+
 
 @final
 @dataclass(frozen=True, kw_only=True)

@@ -43,7 +43,7 @@ def peaks_of(
     `RuntimeError` with its last line where it fails.
     """
     if case.device != "cpu":
-        return _device_peaks(provider.prepare(case.inputs()).step)
+        return growths(provider.prepare(case.inputs()).step, case.device)
     words = [sys.executable, "-W", "ignore", "-m", __name__, bench, case.name, provider.name]
     words += ["--quick"] if settings.quick else []
     environment = {**os.environ, **PROCESS_ENVIRONMENT}
@@ -64,8 +64,10 @@ def peaks_of(
     return [float(sample) for sample in json.loads(lines[-1])]
 
 
-def growths(call: Callable[[], object]) -> list[float]:
-    """Return in MiB what each of a few calls adds to the resident memory of this process."""
+def growths(call: Callable[[], object], device: str = "cpu") -> list[float]:
+    """Return in MiB what each of a few calls adds to the memory of this process, or of its GPU."""
+    if device != "cpu":
+        return _device_peaks(call)
     samples = []
     for _ in range(NUM_SAMPLES):
         gc.collect()

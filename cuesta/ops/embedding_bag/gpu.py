@@ -108,7 +108,7 @@ def _pool(
         tl.store(out + target[:, None] + column[None, :], total, mask=mask)
 
 
-@triton.jit(do_not_specialize=["num_positions"])
+@triton.jit(do_not_specialize=["num_positions", "num_features"])
 def _gather_kernel(
     weight, ids, starts, grid, out, num_positions, num_features, dim,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr,
