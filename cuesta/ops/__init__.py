@@ -7,6 +7,7 @@
 from cuesta.ops.attended_rows import Mask
 from cuesta.ops.bodies import force_body
 from cuesta.ops.bucketize_ids import Bucketized, bucketize_ids
+from cuesta.ops.cache_insert import CacheTags, Inserted, cache_insert
 from cuesta.ops.consistency import Consistency, consistency
 from cuesta.ops.dot_interaction import dot_interaction
 from cuesta.ops.embedding_bag import TableLayout, embedding_bag, embedding_rows
@@ -49,7 +50,9 @@ __all__ = [
     "SGD",
     "Adagrad",
     "Bucketized",
+    "CacheTags",
     "Consistency",
+    "Inserted",
     "Lookup",
     "Mask",
     "PartialRowwiseAdam",
@@ -63,6 +66,7 @@ __all__ = [
     "ZBuffer",
     "array_jagged_bmm_jagged_out",
     "bucketize_ids",
+    "cache_insert",
     "consistency",
     "dense_jagged_cat_jagged_out",
     "dot_interaction",

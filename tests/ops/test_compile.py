@@ -83,6 +83,13 @@ def samples() -> dict[str, tuple[object, ...]]:
         "pad": (numbers(5, 2, learns=True), OFFSETS, 4, 0.0),
         "unpad": (numbers(3, 4, 2, learns=True), OFFSETS, 5),
         "bucketize_ids": (IDS, BAGS, torch.tensor([[1, 0, 2], [0, 1, 9]]), 2, True),
+        "cache_insert": (
+            *torch.full((3, 2, 4), -1),
+            torch.tensor([0, 0, 1]),
+            *torch.arange(6).view(2, 3),
+            1,
+            1,
+        ),
         "embedding_bag": (storage, IDS, BAGS, numbers(6, learns=True), grid, width),
         "embedding_rows": (storage, IDS, BAGS, grid, 4),
         "sample_weight_grad": (numbers(3, width), storage, IDS, BAGS, grid),

@@ -11,12 +11,14 @@ from torch import Tensor
 from cuesta.ops import (
     SGD,
     Adagrad,
+    CacheTags,
     Lookup,
     PartialRowwiseAdam,
     RowwiseAdagrad,
     TableLayout,
     TableOptimizer,
     bucketize_ids,
+    cache_insert,
     dot_interaction,
     embedding_bag,
     embedding_rows,
@@ -69,6 +71,21 @@ def test_ids_are_bucketized_as_by_the_reference(lengths: list[int], wants_places
             )  # fmt: skip
         found.append([part.cpu() for part in parts])
     assert all(torch.equal(a, b) and a.dtype is b.dtype for a, b in zip(*found, strict=True))
+
+
+@runs
+@pytest.mark.parametrize("num_ways", [3, 32])
+def test_rows_get_the_lines_that_the_reference_gives_them(num_ways: int) -> None:
+    found = []
+    for body, device in (("reference", "cpu"), ("gpu", DEVICE)):
+        tags, seen = CacheTags.empty(3, num_ways, device), []
+        with force_body(body):
+            for now in range(3):
+                rows = torch.arange(now, 200, 3, device=device)
+                inserted = cache_insert(tags, rows, rows * 7 % 5 + now, now=now, oldest=now - 1)
+                seen += [*inserted, *(each.clone() for each in tags)]
+        found.append([each.cpu() for each in seen])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
 @runs

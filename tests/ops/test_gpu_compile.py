@@ -9,10 +9,12 @@ import pytest
 import torch
 
 from cuesta.ops import (
+    CacheTags,
     Mask,
     PartialRowwiseAdam,
     RowwiseAdagrad,
     bucketize_ids,
+    cache_insert,
     consistency,
     dense_jagged_cat_jagged_out,
     dot_interaction,
@@ -158,6 +160,7 @@ def launch_rows_and_tables(dtype: torch.dtype) -> None:
     bucketize_ids(
         torch.arange(9), torch.tensor([0, 4, 9]), torch.tensor([[0, 0, 5]]), num_features=1
     )
+    cache_insert(CacheTags.empty(2, 32), *torch.arange(6).view(2, 3), now=1, oldest=1)
     vectors = [random(5, 64).to(dtype), random(5, 26, 64).to(dtype)]
     dot_interaction(*(each.requires_grad_() for each in vectors)).sum().backward()
     part = lookup(ALIGNED, 100)

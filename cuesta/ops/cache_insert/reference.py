@@ -1,0 +1,27 @@
+"""The specification of cache_insert: row after row, the least worthy line of its set that is not in use."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def cache_insert(
+    tags: Tensor, stamps: Tensor, worths: Tensor,
+    sets: Tensor, rows: Tensor, worth: Tensor, now: int, oldest: int,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    num_ways = tags.shape[1]
+    lines, evicted = torch.full_like(rows, -1), torch.full_like(rows, -1)
+    for i, (at, row, mine) in enumerate(
+        zip(sets.tolist(), rows.tolist(), worth.tolist(), strict=True)
+    ):
+        theirs = [
+            (int(worths[at, way]) if tags[at, way] >= 0 else -1, way)
+            for way in range(num_ways)
+            if stamps[at, way] < oldest
+        ]
+        least, way = min(theirs, default=(mine + 1, 0))
+        if least <= mine:
+            lines[i], evicted[i] = at * num_ways + way, tags[at, way]
+            tags[at, way], stamps[at, way], worths[at, way] = row, now, mine
+    return lines, evicted
