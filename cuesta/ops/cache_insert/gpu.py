@@ -29,29 +29,29 @@ def _insert_kernel(
 ):  # fmt: skip
     i = tl.program_id(0).to(tl.int64)
     at = tl.load(sets + i)
-    is_first = (i == 0) | (tl.load(sets + i - 1, mask=i > 0, other=-1) != at)
-    way = tl.arange(0, WAYS)
-    place, mask = at * num_ways + way, (way < num_ways) & is_first
-    tag = tl.load(tags + place, mask=mask, other=-1)
-    stamp = tl.load(stamps + place, mask=mask, other=0)
-    theirs = tl.load(worths + place, mask=mask, other=0)
-    is_mine = is_first
-    while is_mine:
-        mine = tl.load(worth + i)
-        is_free = mask & (stamp < oldest)
-        value = tl.where(is_free, tl.where(tag >= 0, theirs, -1), mine + 1)
-        least = tl.min(value, 0)
-        chosen = tl.min(tl.where(value == least, way, WAYS), 0)
-        fits = least <= mine
-        is_chosen = (way == chosen) & fits
-        old = tl.sum(tl.where(is_chosen, tag, 0), 0)
-        tl.store(lines + i, tl.where(fits, at * num_ways + chosen, -1))
-        tl.store(evicted + i, tl.where(fits, old, -1))
-        tag = tl.where(is_chosen, tl.load(rows + i), tag)
-        stamp = tl.where(is_chosen, now, stamp)
-        theirs = tl.where(is_chosen, mine, theirs)
-        i += 1
-        is_mine = (i < num_rows) & (tl.load(sets + i, mask=i < num_rows, other=-1) == at)
-    tl.store(tags + place, tag, mask=mask)
-    tl.store(stamps + place, stamp, mask=mask)
-    tl.store(worths + place, theirs, mask=mask)
+    if tl.load(sets + i - 1, mask=i > 0, other=-1) != at:
+        way = tl.arange(0, WAYS)
+        place, mask = at * num_ways + way, way < num_ways
+        tag = tl.load(tags + place, mask=mask, other=-1)
+        stamp = tl.load(stamps + place, mask=mask, other=0)
+        theirs = tl.load(worths + place, mask=mask, other=0)
+        next_set = at
+        while next_set == at:
+            mine = tl.load(worth + i)
+            is_free = mask & (stamp < oldest)
+            value = tl.where(is_free, tl.where(tag >= 0, theirs, -1), mine + 1)
+            least = tl.min(value, 0)
+            chosen = tl.min(tl.where(value == least, way, WAYS), 0)
+            fits = least <= mine
+            is_chosen = (way == chosen) & fits
+            old = tl.sum(tl.where(is_chosen, tag, 0), 0)
+            tl.store(lines + i, tl.where(fits, at * num_ways + chosen, -1))
+            tl.store(evicted + i, tl.where(fits, old, -1))
+            tag = tl.where(is_chosen, tl.load(rows + i), tag)
+            stamp = tl.where(is_chosen, now, stamp)
+            theirs = tl.where(is_chosen, mine, theirs)
+            i += 1
+            next_set = tl.load(sets + i, mask=i < num_rows, other=-1)
+        tl.store(tags + place, tag, mask=mask)
+        tl.store(stamps + place, stamp, mask=mask)
+        tl.store(worths + place, theirs, mask=mask)
