@@ -10,11 +10,11 @@ still be dropped before it reaches a table.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Literal, final
+from typing import Literal, Protocol, final
 
 import numpy as np
 import torch
@@ -203,11 +203,9 @@ class EmbeddingBags(nn.Module):
         )
 
     def _look_up(self, features: RaggedFeatures, layout: TableLayout, *, is_pooled: bool) -> Tensor:
+        learns = torch.is_grad_enabled() and self.training
         try:
-            if not torch.is_grad_enabled() or not self.training:
-                return _forward(self.weight, features, layout, is_pooled)
-            anchor = torch.empty(0, device=self.weight.device, requires_grad=True)
-            return _Lookup.apply(anchor, features.weights, self, features, layout, is_pooled)
+            return look_up(self, features, layout, is_pooled=is_pooled, learns=learns)
         except ValueError as error:
             raise ValueError(_with_names(str(error), features.keys)) from None
 
@@ -235,19 +233,51 @@ class EmbeddingBags(nn.Module):
         self, state_dict, prefix, metadata, strict, missing, unexpected, errors
     ):
         expected = {**self._views(), "updates": self.updates}
-        for name, view in expected.items():
-            given = state_dict.get(prefix + name)
-            if given is None:
-                missing.append(prefix + name)
-            elif given.shape != view.shape:
-                errors.append(
-                    f"{prefix}{name}: expected shape {tuple(view.shape)}, got {tuple(given.shape)}"
-                )
-            else:
-                view.copy_(given)
-        if strict:
-            known = {prefix + name for name in expected}
-            unexpected += [key for key in state_dict if key.startswith(prefix) and key not in known]
+        load_views(expected, state_dict, prefix, strict, missing, unexpected, errors)
+
+
+def load_views(
+    expected: Mapping[str, Tensor], state_dict: Mapping[str, Tensor], prefix: str, strict: bool,
+    missing: list[str], unexpected: list[str], errors: list[str],
+) -> None:  # fmt: skip
+    """Copy a state dict into the views that it should have, and note what it lacks or has too much, as torch does."""
+    for name, view in expected.items():
+        given = state_dict.get(prefix + name)
+        if given is None:
+            missing.append(prefix + name)
+        elif given.shape != view.shape:
+            errors.append(
+                f"{prefix}{name}: expected shape {tuple(view.shape)}, got {tuple(given.shape)}"
+            )
+        else:
+            view.copy_(given)
+    if strict:
+        known = {prefix + name for name in expected}
+        unexpected += [key for key in state_dict if key.startswith(prefix) and key not in known]
+
+
+class Lines(Protocol):
+    """Be a flat buffer of weights that lookups read, and a list of those that its next update will make."""
+
+    @property
+    def weight(self) -> Tensor:
+        """Return the weights."""
+        ...
+
+    @property
+    def pending(self) -> list[Lookup]:
+        """Return the list."""
+        ...
+
+
+def look_up(
+    lines: Lines, features: RaggedFeatures, layout: TableLayout, *, is_pooled: bool, learns: bool
+) -> Float[Tensor, "_ _"]:
+    """Return what `embedding_bag` or `embedding_rows` does; if it `learns`, its backward adds to `lines.pending`."""
+    if not learns:
+        return _forward(lines.weight, features, layout, is_pooled)
+    anchor = torch.empty(0, device=lines.weight.device, requires_grad=True)
+    return _Lookup.apply(anchor, features.weights, lines, features, layout, is_pooled)
 
 
 class _Lookup(torch.autograd.Function):
@@ -293,6 +323,13 @@ def draw_tables(
     for table in tables:
         drawn = torch.empty(table.num_rows, table.dim, dtype=dtype)
         yield _drawn(drawn, table, generator)
+
+
+def draw_into(tables: Sequence[Table], views: Sequence[Float[Tensor, "rows D"]], seed: int) -> None:
+    """Write the weights that `EmbeddingBags` starts with into tensors of its storage's dtype."""
+    generator = torch.Generator().manual_seed(seed)
+    for table, view in zip(tables, views, strict=True):
+        _drawn(view, table, generator)
 
 
 def _drawn(values: Tensor, table: Table, generator: torch.Generator) -> Tensor:

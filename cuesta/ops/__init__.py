@@ -7,8 +7,8 @@
 from cuesta.ops.attended_rows import Mask
 from cuesta.ops.bodies import force_body
 from cuesta.ops.bucketize_ids import Bucketized, bucketize_ids
-from cuesta.ops.cache_insert import CacheTags, Inserted, cache_insert
 from cuesta.ops.consistency import Consistency, consistency
+from cuesta.ops.copy_rows import copy_rows
 from cuesta.ops.dot_interaction import dot_interaction
 from cuesta.ops.embedding_bag import TableLayout, embedding_bag, embedding_rows
 from cuesta.ops.embedding_update import (
@@ -43,6 +43,7 @@ from cuesta.ops.jagged_softmax import jagged2_softmax, jagged_softmax
 from cuesta.ops.pad import pad, unpad
 from cuesta.ops.patch_match import Patch, PatchMatch, Search, patch_match, patch_match_costs
 from cuesta.ops.plane_sweep import plane_sweep, plane_sweep_zncc
+from cuesta.ops.row_cache import CacheTags, Found, Inserted, cache_find, cache_insert
 from cuesta.ops.segment_reduce import segment_reduce, segment_spread
 from cuesta.ops.zbuffer import ZBuffer, zbuffer
 
@@ -52,6 +53,7 @@ __all__ = [
     "Bucketized",
     "CacheTags",
     "Consistency",
+    "Found",
     "Inserted",
     "Lookup",
     "Mask",
@@ -66,8 +68,10 @@ __all__ = [
     "ZBuffer",
     "array_jagged_bmm_jagged_out",
     "bucketize_ids",
+    "cache_find",
     "cache_insert",
     "consistency",
+    "copy_rows",
     "dense_jagged_cat_jagged_out",
     "dot_interaction",
     "embedding_bag",

@@ -83,6 +83,19 @@ def samples() -> dict[str, tuple[object, ...]]:
         "pad": (numbers(5, 2, learns=True), OFFSETS, 4, 0.0),
         "unpad": (numbers(3, 4, 2, learns=True), OFFSETS, 5),
         "bucketize_ids": (IDS, BAGS, torch.tensor([[1, 0, 2], [0, 1, 9]]), 2, True),
+        "cache_find": (
+            torch.tensor([0, -1, 1], dtype=torch.int32),
+            torch.zeros(2).long(),
+            torch.tensor([2, 1, 2]),
+            4,
+        ),
+        "copy_rows": (
+            numbers(3, 4),
+            torch.tensor([2, 0]),
+            numbers(2, 4),
+            torch.tensor([0, 1]),
+            None,
+        ),
         "cache_insert": (
             *torch.full((3, 2, 4), -1),
             torch.tensor([0, 0, 1]),

@@ -18,7 +18,9 @@ from cuesta.ops import (
     TableLayout,
     TableOptimizer,
     bucketize_ids,
+    cache_find,
     cache_insert,
+    copy_rows,
     dot_interaction,
     embedding_bag,
     embedding_rows,
@@ -71,6 +73,38 @@ def test_ids_are_bucketized_as_by_the_reference(lengths: list[int], wants_places
             )  # fmt: skip
         found.append([part.cpu() for part in parts])
     assert all(torch.equal(a, b) and a.dtype is b.dtype for a, b in zip(*found, strict=True))
+
+
+@runs
+def test_rows_are_found_as_by_the_reference() -> None:
+    line_of = torch.arange(3000, dtype=torch.int32) % 7 - 1
+    rows = torch.arange(2500) * 11 % 3000
+    found = []
+    for body, device in (("reference", "cpu"), ("gpu", DEVICE)):
+        stamps = torch.zeros(6, dtype=torch.int64, device=device)
+        with force_body(body):
+            lines, missed = cache_find(line_of.to(device), stamps, rows.to(device), now=5)
+        found.append([lines.cpu(), missed.cpu(), stamps.cpu()])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+@runs
+@pytest.mark.parametrize("random_key", [None, 2**40 + 7])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_rows_are_copied_as_by_the_reference(dtype: torch.dtype, random_key: int | None) -> None:
+    source, places = random(40, 21), torch.arange(40)
+    found = []
+    for body, device in (("reference", "cpu"), ("gpu", DEVICE)):
+        target = torch.zeros(50, 21, dtype=dtype, device=device)
+        back = torch.zeros(50, 21, device=device)
+        with force_body(body):
+            copy_rows(
+                target, (places + 9).to(device), source.to(device), places.flip(0).to(device),
+                random_key=random_key,
+            )  # fmt: skip
+            copy_rows(back, places.to(device), target, (places + 3).to(device))
+        found.append([target.cpu(), back.cpu()])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
 @runs

@@ -1,9 +1,15 @@
-"""The specification of cache_insert: row after row, the least worthy line of its set that is not in use."""
+"""The specification of row_cache: look rows up; one after another, take the least worthy line not in use."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+
+def cache_find(line_of: Tensor, stamps: Tensor, rows: Tensor, now: int) -> tuple[Tensor, Tensor]:
+    lines = line_of[rows].long()
+    stamps[lines[lines >= 0]] = now
+    return lines, rows[lines < 0]
 
 
 def cache_insert(

@@ -1,4 +1,4 @@
-"""cache_insert: bodies agree to the bit, lines in use stay, and one set is a list ordered by worth."""
+"""row_cache: bodies agree to the bit, lines in use stay, and one set is a list ordered by worth."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cuesta.ops import CacheTags, cache_insert, force_body
+from cuesta.ops import CacheTags, cache_find, cache_insert, force_body
 
 BODY = pytest.mark.parametrize("body", ["reference", "cpu"])
 
@@ -32,6 +32,22 @@ def test_bodies_agree_to_the_bit(num_sets: int, num_ways: int, count: int) -> No
                 found.append((*inserted, *(each.clone() for each in tags)))
     for ours, theirs in zip(found[:3], found[3:], strict=True):
         assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+@given(count=st.integers(0, 90), share=st.sampled_from([0.0, 0.5, 1.0]))
+def test_rows_are_found_and_their_lines_stamped(count: int, share: float) -> None:
+    draw = torch.Generator().manual_seed(count)
+    line_of = torch.randperm(40, generator=draw).int()
+    line_of[torch.rand(40, generator=draw) >= share] = -1
+    rows = torch.randint(40, (count,), generator=draw)
+    for body in ("reference", "cpu"):
+        stamps = torch.arange(40)
+        with force_body(body):
+            lines, missed = cache_find(line_of, stamps, rows, now=99)
+        assert torch.equal(lines, line_of[rows].long())
+        assert missed.tolist() == sorted({row for row in rows.tolist() if line_of[row] < 0})
+        used = set(lines[lines >= 0].tolist())
+        assert stamps.tolist() == [99 if line in used else line for line in range(40)]
 
 
 @BODY

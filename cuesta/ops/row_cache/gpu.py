@@ -1,4 +1,6 @@
-"""Triton body of cache_insert: a program a set, which holds its ways in registers while its rows take their turns."""
+"""Triton bodies of row_cache: a program looks up a block of rows; one a set inserts, and holds the set's ways in
+registers while its rows take their turns.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +8,17 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from cuesta.ops.triton_support import TILE_ELEMENTS
+
+
+def cache_find(line_of: Tensor, stamps: Tensor, rows: Tensor, now: int) -> tuple[Tensor, Tensor]:
+    lines, size = torch.empty_like(rows), rows.numel()
+    if size:
+        _find_kernel[(triton.cdiv(size, TILE_ELEMENTS),)](
+            line_of, stamps, rows, lines, size, now, TILE_ELEMENTS
+        )
+    return lines, rows[lines < 0]
 
 
 def cache_insert(
@@ -20,6 +33,15 @@ def cache_insert(
             num_rows, now, oldest, num_ways, triton.next_power_of_2(num_ways), num_warps=1,
         )  # fmt: skip
     return lines, evicted
+
+
+@triton.jit(do_not_specialize=["size", "now"])
+def _find_kernel(line_of, stamps, rows, lines, size, now, BLOCK: tl.constexpr):
+    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    row = tl.load(rows + i, mask=i < size, other=0)
+    line = tl.load(line_of + row, mask=i < size, other=-1).to(tl.int64)
+    tl.store(lines + i, line, mask=i < size)
+    tl.store(stamps + line, tl.full([BLOCK], 0, tl.int64) + now, mask=line >= 0)
 
 
 @triton.jit(do_not_specialize=["num_rows", "now", "oldest", "num_ways"])
