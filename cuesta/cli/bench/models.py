@@ -23,6 +23,7 @@ from cuesta.cli.bench.ids import IdBatch, IdConfig
 from cuesta.nn import MLP, EmbeddingBags, Table
 from cuesta.ops import Adagrad, RowwiseAdagrad, TableOptimizer, dot_interaction
 from cuesta.rec.neo.sharded import ShardedEmbeddingBags
+from cuesta.rec.neo.tiers import TieredEmbeddingBags
 
 TABLE_LR, EPS = 0.01, 1e-8
 ROWWISE = RowwiseAdagrad(lr=TABLE_LR, eps=EPS)
@@ -151,7 +152,7 @@ class CuestaModel:
         optimizer: TableOptimizer = ROWWISE,
         dtype: torch.dtype = torch.float32,
         *,
-        embeddings: ShardedEmbeddingBags | None = None,
+        embeddings: EmbeddingBags | ShardedEmbeddingBags | TieredEmbeddingBags | None = None,
         after_backward: Callable[[nn.Module], None] | None = None,
     ) -> None:
         self.case, self.dtype = case, dtype

@@ -20,7 +20,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from cuesta.ops import CacheTags, cache_find, cache_insert
-from cuesta.rec.neo.row_store import RowStore, Values, move_rows
+from cuesta.rec.neo.row_store import RowStore, Values, host_zeros, move_rows
 
 Policy = Literal["lru", "lfu"]
 WAYS = 32
@@ -67,7 +67,7 @@ class RowCache:
         self._device = torch.device(device)
         total = self._num_set_lines + max(int(self._num_set_lines * _SPARE_SHARE), WAYS)
         self.lines = tuple(
-            torch.zeros(total, *each.shape[1:], device=device) for each in below.likes
+            host_zeros((total, each.shape[1]), each.dtype).to(device) for each in below.likes
         )
         self._mover = ThreadPoolExecutor(1)
         self._moves: deque[Future[None]] = deque()

@@ -61,7 +61,7 @@ class TensorRows:
         parts = []
         for shape, dtype in zip(shapes, dtypes, strict=True):
             if folder is None:
-                parts.append(torch.zeros(shape, dtype=dtype))
+                parts.append(host_zeros(shape, dtype))
             else:
                 part, file = _mapped(folder, shape, dtype)
                 parts.append(part)
@@ -91,6 +91,12 @@ class TensorRows:
     def __del__(self) -> None:
         for file in self._files:
             os.close(file)
+
+
+def host_zeros(shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
+    """Return zeros in memory from numpy, which asks for the huge pages that rows at random need."""
+    flat = np.zeros(shape[0] * shape[1] * dtype.itemsize, np.uint8)
+    return torch.from_numpy(flat).view(dtype).view(shape)
 
 
 def move_rows(
