@@ -40,6 +40,10 @@ class Ahead:
         """Return all that was asked for a batch."""
         return [each for asked in self._of(features).values() for each in asked]
 
+    def next(self) -> list[Asked]:
+        """Return all that was asked for the first batch to come."""
+        return [each for _, asked in self._batches[:1] for own in asked.values() for each in own]
+
     def take(self, features: RaggedFeatures, keys: tuple[str, ...]) -> list[Asked] | None:
         """Return what was asked for a lookup, and keep it no longer; None if nothing was."""
         waiting = self._of(features)

@@ -27,6 +27,9 @@ from cuesta.rec.neo.plan import Shard
 from cuesta.rec.neo.ranks import Ranks
 from cuesta.rec.neo.sharded import ShardedEmbeddingBags
 from cuesta.rec.neo.sharding import shard_name
+from cuesta.rec.neo.tiers import TieredEmbeddingBags
+
+Bags = EmbeddingBags | TieredEmbeddingBags | ShardedEmbeddingBags
 
 _VERSION = 1
 _INDEX = "index.json"
@@ -48,9 +51,7 @@ class _Part(NamedTuple):
         return f"{shard_name(self.table, Shard(0, self.rows, self.columns))}.{self.kind}"
 
 
-def save_tables(
-    bags: EmbeddingBags | ShardedEmbeddingBags, folder: str | Path, *, overwrite: bool = False
-) -> None:
+def save_tables(bags: Bags, folder: str | Path, *, overwrite: bool = False) -> None:
     """Write the tables of all ranks into a folder; every rank calls, with the same folder.
 
     Raises `UserError` on every rank where one cannot write; what was there before stays.
@@ -59,7 +60,7 @@ def save_tables(
         write_tables(bags, temporary)
 
 
-def write_tables(bags: EmbeddingBags | ShardedEmbeddingBags, folder: Path) -> None:
+def write_tables(bags: Bags, folder: Path) -> None:
     """Write the tables of all ranks into a folder that all see; every rank calls."""
     ranks = _ranks_of(bags)
     file = f"rank-{ranks.rank:05d}-of-{ranks.size:05d}.safetensors"
@@ -76,7 +77,7 @@ def write_tables(bags: EmbeddingBags | ShardedEmbeddingBags, folder: Path) -> No
         (folder / _INDEX).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def load_tables(bags: EmbeddingBags | ShardedEmbeddingBags, folder: str | Path) -> None:
+def load_tables(bags: Bags, folder: str | Path) -> None:
     """Put saved tables into a module, whatever plan either has; each rank for itself.
 
     Raises `UserError` naming a table or a part that does not fit or is missing.
@@ -84,7 +85,7 @@ def load_tables(bags: EmbeddingBags | ShardedEmbeddingBags, folder: str | Path) 
     _load(bags, Path(folder), _index(Path(folder)))
 
 
-def load_whole(bags: EmbeddingBags | ShardedEmbeddingBags, path: Path, prefix: str) -> None:
+def load_whole(bags: Bags, path: Path, prefix: str) -> None:
     """Put tables of an unsharded model's state dict, a safetensors file, into a module: names begin with `prefix`."""
     entries, tables, updates = [], {}, 0
     try:
@@ -117,9 +118,7 @@ def load_whole(bags: EmbeddingBags | ShardedEmbeddingBags, path: Path, prefix: s
     _load(bags, path.parent, {"parts": entries, "tables": ordered, "updates": updates})
 
 
-def _load(
-    bags: EmbeddingBags | ShardedEmbeddingBags, folder: Path, index: Mapping[str, Any]
-) -> None:
+def _load(bags: Bags, folder: Path, index: Mapping[str, Any]) -> None:
     if index["tables"] != _shapes(bags):
         raise UserError(
             f"{folder} holds other tables: {index['tables']}; the model has {_shapes(bags)}"
@@ -138,19 +137,19 @@ def _load(
         each.updates.fill_(index["updates"])
 
 
-def _ranks_of(bags: EmbeddingBags | ShardedEmbeddingBags) -> Ranks:
+def _ranks_of(bags: Bags) -> Ranks:
     return bags.ranks if isinstance(bags, ShardedEmbeddingBags) else Ranks()
 
 
-def _local(bags: EmbeddingBags | ShardedEmbeddingBags) -> Sequence[EmbeddingBags]:
+def _local(bags: Bags) -> Sequence[EmbeddingBags | TieredEmbeddingBags]:
     return bags.local if isinstance(bags, ShardedEmbeddingBags) else [bags]
 
 
-def _shapes(bags: EmbeddingBags | ShardedEmbeddingBags) -> dict[str, list[int]]:
+def _shapes(bags: Bags) -> dict[str, list[int]]:
     return {table.name: [table.num_rows, table.dim] for table in bags.tables}
 
 
-def _parts(bags: EmbeddingBags | ShardedEmbeddingBags) -> Iterator[_Part]:
+def _parts(bags: Bags) -> Iterator[_Part]:
     """Yield what this rank holds."""
     held = {
         table.name: (table.name, (0, table.num_rows), (0, table.dim), False)

@@ -79,6 +79,7 @@ class Sending:
             [self._num_own + 2] * ranks.size,
         )
         self._arriving: list[Arriving] = []
+        self._received: Received | None = None
         self._num_rows: list[int] = []
         self._their_counts: list[list[int]] = []
 
@@ -109,8 +110,18 @@ class Sending:
             if each is not None:
                 self._arriving.append(self._ranks.exchange(each, *sizes))
 
+    @property
+    def is_started(self) -> bool:
+        """Return whether the second phase is under way."""
+        return bool(self._arriving)
+
     def wait(self) -> Received:
         """Return what all ranks sent to this one."""
+        if self._received is None:
+            self._received = self._receive()
+        return self._received
+
+    def _receive(self) -> Received:
         self.start()
         lengths, values, *weights = [each.wait() for each in self._arriving]
         parts = lengths.split([self._num_own * rows for rows in self._num_rows])

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from cuesta.errors import UserError
 from cuesta.nn import EmbeddingBags, Storage, Table
 from cuesta.nn.embedding import draw_tables
 from cuesta.ops import Lookup, TableOptimizer, bucketize_ids
@@ -27,6 +28,7 @@ from cuesta.rec.neo.ranks import Ranks
 from cuesta.rec.neo.routes import PooledRoute, RowsRoute
 from cuesta.rec.neo.row_state import step_with_shared_rows
 from cuesta.rec.neo.sharding import RowState, Sharding, Slot, shard_name
+from cuesta.rec.neo.tiers import TieredEmbeddingBags, Tiers
 
 
 @final
@@ -38,13 +40,15 @@ class ShardedOptions:
     all ranks' rows; or `sum`, gradients as they are. `out_of_range` says what becomes of an id that no row has:
     an `error`; `clamp` takes the nearest row; `ignore` row 0, as FBGEMM does. `row_state` says what becomes of
     an optimiser's number for a whole row where columns are cut: it is `refused`; `shared` by the row's parts, as
-    unsharded, for an exchange an update; or each part keeps one, `apart`.
+    unsharded, for an exchange an update; or each part keeps one, `apart`. `tiers` says where a rank's parts lie if
+    not in the memory that computes.
     """
 
     wire: Wire = field(default_factory=Wire)
     gradient: Literal["mean", "sum"] = "mean"
     out_of_range: Literal["error", "clamp", "ignore"] = "error"
     row_state: RowState = "refused"
+    tiers: Tiers | None = None
 
 
 @final
@@ -83,8 +87,23 @@ class ShardedEmbeddingBags(nn.Module):
         )
         self.pooled_keys = tuple(key for table in tables for key in table.pooled)
         self.unpooled_keys = tuple(key for table in tables for key in table.unpooled)
-        self._own = _bags(self.sharding.held[self.ranks.rank], optimizer, storage, seed)
-        self._copies = _bags(self.sharding.copied, optimizer, storage, seed)
+        held, copied = self.sharding.held[self.ranks.rank], self.sharding.copied
+        tiers = self.options.tiers
+        if tiers is not None and any(self.sharding.wholes):
+            raise UserError(
+                "rows that share their state over ranks cannot lie in tiers; cut no columns, or keep states apart"
+            )
+        self._own: EmbeddingBags | TieredEmbeddingBags | None = None
+        if held and tiers is not None:
+            self._own = TieredEmbeddingBags(held, optimizer, tiers, storage=storage, seed=seed)
+        elif held:
+            self._own = EmbeddingBags(held, optimizer, storage=storage, seed=seed)
+        self._copies: EmbeddingBags | None = None
+        if copied:
+            self._copies = EmbeddingBags(copied, optimizer, storage=storage, seed=seed)
+        self._brought: dict[
+            int, RaggedFeatures
+        ] = {}  # of what was asked, whose rows are on their way
         self._answers = self.sharding.answers()
         self._blocks = _blocks(self.sharding.slots)
         self._dims = {
@@ -112,7 +131,7 @@ class ShardedEmbeddingBags(nn.Module):
         return tuple(self._dims[key] for key in self.pooled_keys)
 
     @property
-    def local(self) -> tuple[EmbeddingBags, ...]:
+    def local(self) -> tuple[EmbeddingBags | TieredEmbeddingBags, ...]:
         """Return the ordinary modules of what this rank holds: its parts of tables, and its copies."""
         return tuple(bags for bags in (self._own, self._copies) if bags is not None)
 
@@ -171,6 +190,9 @@ class ShardedEmbeddingBags(nn.Module):
     def forget(self) -> None:
         """Forget what was announced and is not looked up; every rank must."""
         self._ahead = Ahead()
+        self._brought = {}
+        if isinstance(self._own, TieredEmbeddingBags):
+            self._own.forget()
 
     def joined(self, sent: Tensor | None, copied: Tensor | None) -> Float[Tensor, "B width"]:
         """Return the columns of tables that are cut and of those that are copied in the order of features."""
@@ -203,7 +225,10 @@ class ShardedEmbeddingBags(nn.Module):
         """Apply one exact update with all lookups since the last one, of all ranks."""
         if self._copies is not None and self.ranks.size > 1:
             self._copies.pending = [self._gathered(lookup) for lookup in self._copies.pending]
+        if isinstance(self._own, TieredEmbeddingBags):
+            self._bring()
         if any(self.sharding.wholes):
+            assert not isinstance(self._own, TieredEmbeddingBags)
             own = self.sharding.wholes[self.ranks.rank]
             step_with_shared_rows(self._own, own, self.ranks, lr_scale)
         elif self._own is not None:
@@ -290,7 +315,7 @@ class ShardedEmbeddingBags(nn.Module):
         if self._own is None or not self._own.pooled_keys:
             values = torch.zeros(sum(received.num_rows), 0, device=features.values.device)
         else:
-            values = self._own(_features(self._own.pooled_keys, received.ids))
+            values = self._own(self._asked_of_own(self._own.pooled_keys, sending))
         route = PooledRoute(
             self._answers, self.sharding.widths(), received,
             features.select(self.sharding.pooled_keys).lengths(), values.shape[1],
@@ -322,13 +347,8 @@ class ShardedEmbeddingBags(nn.Module):
         slots = self._slots_of(keys)
         if slots[self.ranks.rank]:
             assert self._own is not None
-            held = self.sharding.unpooled_slots[self.ranks.rank]
-            own = [
-                key
-                for key, slot in zip(self._own.unpooled_keys, held, strict=True)
-                if self.sharding.unpooled_keys[slot.feature] in keys
-            ]
-            found = self._own.rows(_features(own, received.ids), own)
+            own = self._held_keys(keys)
+            found = self._own.rows(self._asked_of_own(own, asked.sending), own)
             values = torch.cat([each.values for each in found])
         else:
             values = torch.zeros(0, asked.width, device=features.values.device)
@@ -338,6 +358,33 @@ class ShardedEmbeddingBags(nn.Module):
             self._share(received, features.num_rows),
         )  # fmt: skip
         return Sent(values, route, self.ranks, self.options.wire)
+
+    def _held_keys(self, keys: Sequence[str]) -> list[str]:
+        """Return the names that this rank's own tables have for unpooled features, part by part."""
+        assert self._own is not None
+        held = self.sharding.unpooled_slots[self.ranks.rank]
+        return [
+            key
+            for key, slot in zip(self._own.unpooled_keys, held, strict=True)
+            if self.sharding.unpooled_keys[slot.feature] in keys
+        ]
+
+    def _asked_of_own(self, keys: Sequence[str], sending: Sending) -> RaggedFeatures:
+        """Return what all ranks ask of this rank's own tables."""
+        brought = self._brought.pop(id(sending), None)
+        return _features(keys, sending.wait().ids) if brought is None else brought
+
+    def _bring(self) -> None:
+        """Have the rows moved to fast memory that the next batch asks for, if its ids are under way."""
+        assert isinstance(self._own, TieredEmbeddingBags)
+        for asked in self._ahead.next():
+            if asked.sending is None or not asked.sending.is_started:
+                continue
+            keys = self._held_keys(asked.features.keys) if asked.width else self._own.pooled_keys
+            if keys:
+                features = self._asked_of_own(keys, asked.sending)
+                self._brought[id(asked.sending)] = features
+                self._own.prefetch(features)
 
     def _slots_of(self, keys: Sequence[str]) -> list[list[Slot]]:
         """Return each rank's slots of unpooled features, which are numbered as given."""
@@ -395,12 +442,6 @@ class SentBags:
         """Return what `ShardedEmbeddingBags.forward` does."""
         sent = None if self._sent is None else self._sent.wait()
         return self._bags.joined(sent, self._copied)
-
-
-def _bags(
-    tables: Sequence[Table], optimizer: TableOptimizer, storage: Storage, seed: int
-) -> EmbeddingBags | None:
-    return EmbeddingBags(tables, optimizer, storage=storage, seed=seed) if tables else None
 
 
 def _blocks(slots: Sequence[Sequence[Slot]]) -> Tensor:

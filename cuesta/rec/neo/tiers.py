@@ -125,8 +125,9 @@ class TieredEmbeddingBags(nn.Module):
             raise KeyError(f"no feature {missing[0]!r}; this batch has {list(features.keys)}")
         placed = self._place(features)
         columns: dict[str, Tensor] = {}
-        for group, lines in zip(self._groups, placed.lines, strict=True):
+        for group in self._groups:
             if group.pooled_keys:
+                lines = placed.lines[group]
                 values = group.look_up(
                     lines, group.pooled_keys, is_pooled=True, learns=self._learns
                 )
@@ -143,8 +144,8 @@ class TieredEmbeddingBags(nn.Module):
                     f"no unpooled feature {key!r}; the tables have {sorted(self.unpooled_keys)}"
                 )
         placed = self._place(features)
-        number = next(n for n, group in enumerate(self._groups) if keys[0] in group.unpooled_keys)
-        group, lines = self._groups[number], placed.lines[number].select(keys)
+        group = next(group for group in self._groups if keys[0] in group.unpooled_keys)
+        lines = placed.lines[group].select(keys)
         values = group.look_up(lines, keys, is_pooled=False, learns=self._learns)
         self._looked_up(features, placed)
         counts = lines.lengths().sum(1).tolist()
@@ -189,11 +190,19 @@ class TieredEmbeddingBags(nn.Module):
     def _place(self, features: RaggedFeatures) -> _Placed:
         """Return the lines of a batch's rows, which are on their way."""
         if id(features) not in self._placed:
-            for group in self._groups:
-                group.check(features)
-            found = [group.place(features) for group in self._groups]
-            batches, lines = zip(*found, strict=True)
-            self._placed[id(features)] = _Placed(features, batches, lines)
+            own = {
+                group: features.select(keys)
+                for group in self._groups
+                if (keys := group.keys_of(features))
+            }
+            for group, each in own.items():
+                group.check(each)
+            found = {group: group.place(each) for group, each in own.items()}
+            self._placed[id(features)] = _Placed(
+                features,
+                {group: batch for group, (batch, _) in found.items()},
+                {group: lines for group, (_, lines) in found.items()},
+            )
         return self._placed[id(features)]
 
     def _looked_up(self, features: RaggedFeatures, placed: _Placed) -> None:
@@ -209,7 +218,7 @@ class TieredEmbeddingBags(nn.Module):
 
     def _drop(self, number: int) -> None:
         placed = self._placed.pop(number)
-        for group, batch in zip(self._groups, placed.batches, strict=True):
+        for group, batch in placed.batches.items():
             group.cache.done(batch)
 
     def _flush(self) -> None:
@@ -255,8 +264,8 @@ class _Placed(NamedTuple):
     """Hold for each group a batch's number, and its features with lines for ids; and the batch, so that it lives."""
 
     features: RaggedFeatures
-    batches: tuple[int, ...]
-    lines: tuple[RaggedFeatures, ...]
+    batches: dict[_Group, int]
+    lines: dict[_Group, RaggedFeatures]
     is_used: bool = False
 
 
@@ -306,9 +315,12 @@ class _Group:
         """Return the flat weights of all lines."""
         return self.cache.lines[0].view(-1)
 
-    def check(self, features: RaggedFeatures) -> None:
+    def keys_of(self, features: RaggedFeatures) -> list[str]:
+        """Return those of a batch's features that look up these tables."""
+        return [key for key in features.keys if key in self._owners]
+
+    def check(self, own: RaggedFeatures) -> None:
         """Raise `ValueError` for an id that no row has."""
-        own = features.select([key for key in features.keys if key in self._owners])
         if not own.values.numel():
             return
         limits = self._of_ids(own, [table.num_rows for table in self.tables])
@@ -321,9 +333,8 @@ class _Group:
                 f"{int(own.values[place])} is out of range for a table of {int(limits[place])} rows"
             )
 
-    def place(self, features: RaggedFeatures) -> tuple[int, RaggedFeatures]:
+    def place(self, own: RaggedFeatures) -> tuple[int, RaggedFeatures]:
         """Return the number of a batch in the cache, and its features with lines for ids."""
-        own = features.select([key for key in features.keys if key in self._owners])
         batch, lines = self.cache.place(own.values.long() + self._of_ids(own, self.firsts))
         return batch, RaggedFeatures(own.keys, lines, own.offsets, own.weights)
 

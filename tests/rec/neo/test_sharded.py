@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -21,6 +22,7 @@ from cuesta.rec.neo.exchange import Wire
 from cuesta.rec.neo.plan import Plan, Shard
 from cuesta.rec.neo.ranks import Arriving, Ranks
 from cuesta.rec.neo.sharded import ShardedEmbeddingBags, ShardedOptions
+from cuesta.rec.neo.tiers import TieredEmbeddingBags, Tiers
 from tests.rec.neo.groups import TABLES, batches, plan_of, run_ranks
 from tests.twins import assert_close
 
@@ -447,3 +449,48 @@ def test_what_is_forgotten_is_asked_for_anew() -> None:
 
     expected = EmbeddingBags(TABLES, SGD(), seed=3)(RaggedFeatures.cat(parts)).detach()
     torch.testing.assert_close(torch.cat(run_ranks(2, work)), expected)
+
+
+@pytest.mark.parametrize("scheme", ["table", "row", "column"])
+@pytest.mark.parametrize("is_ahead", [False, True])
+def test_parts_in_tiers_train_to_the_bits_of_parts_in_memory(
+    scheme: Scheme, is_ahead: bool, tmp_path: Path
+) -> None:
+    plan, optimizer = plan_of(scheme, 2), Adagrad(lr=0.5)
+    steps = [batches([40, 31], seed) for seed in range(5)]
+
+    def train(ranks: Ranks, tiers: Tiers | None) -> tuple[list[Tensor], dict[str, Tensor], int]:
+        options = ShardedOptions(tiers=tiers)
+        bags = ShardedEmbeddingBags(TABLES, optimizer, plan, ranks, seed=3, options=options)
+        outputs = []
+        for number, step in enumerate(steps):
+            if is_ahead and number + 1 < len(steps):
+                bags.announce(steps[number + 1][ranks.rank])
+                bags.fetch(steps[number + 1][ranks.rank])
+            pooled, rows = looked_up(bags, step[ranks.rank])
+            sum(each.square().sum() for each in (pooled, *rows)).backward()  # type: ignore[union-attr]
+            bags.step()
+            outputs += [pooled.detach(), *(each.detach() for each in rows)]
+        own = bags.local[0]
+        placed = own.counts().batches if isinstance(own, TieredEmbeddingBags) else 0
+        parts = {f"{name}{shard}": part.clone() for (name, shard), part in bags.shards().items()}
+        return outputs, parts, placed
+
+    for tiers in (Tiers(fast=0.1), Tiers(fast=0.3, folder=tmp_path, policy="lfu")):
+        tiered = run_ranks(2, lambda ranks, tiers=tiers: train(ranks, tiers))  # type: ignore[misc]
+        for ours, theirs in zip(
+            tiered, run_ranks(2, lambda ranks: train(ranks, None)), strict=True
+        ):
+            assert all(torch.equal(a, b) for a, b in zip(ours[0], theirs[0], strict=True))
+            assert all(torch.equal(part, theirs[1][name]) for name, part in ours[1].items())
+            assert ours[2] >= len(steps)
+
+
+def test_shared_states_of_rows_have_no_tiers() -> None:
+    options = ShardedOptions(tiers=Tiers(), row_state="shared")
+    with pytest.raises(
+        UserError, match="rows that share their state over ranks cannot lie in tiers"
+    ):
+        ShardedEmbeddingBags(
+            TABLES, RowwiseAdagrad(), plan_of("column", 1), Ranks(), options=options
+        )
