@@ -190,6 +190,7 @@ def launch_variants_of_rows_and_tables(dtype: torch.dtype) -> None:
     updated(weight[: MIXED.storage], [plain], RowwiseAdagrad(stochastic_rounding=False))
     weight = weight[: SINGLE.storage]
     embedding_rows(weight, torch.arange(9), torch.tensor([0, 9]), layout=SINGLE)
+    updated(weight, [lookup(SINGLE, 9)], RowwiseAdagrad())
 
 
 def launch_maps() -> None:

@@ -122,7 +122,7 @@ def _locate_kernel(
     tl.store(scales + position, scale, mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_tables"])
 def _sum_runs_kernel(
     rows, sources, slots, scales, grad, tables, runs, num_tables, widest,
     MULTIPLE: tl.constexpr, RUN: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
@@ -144,7 +144,7 @@ def _sum_runs_kernel(
         tl.store(runs + run * widest + column, tl.sum(total, 0), mask=column < dim)
 
 
-@triton.jit(do_not_specialize=["num_terms", "key"])
+@triton.jit(do_not_specialize=["num_terms", "num_tables", "key"])
 def _update_kernel(
     weight, first, second, tables, rows, starts, sources, slots, scales, grad, runs,
     num_terms, num_tables, widest,
