@@ -28,9 +28,11 @@ peers: .venv-peers/made
 	$(BIN)/python -m pip install --quiet --no-compile -e '.[vision,view]'
 	touch $@
 
-.venv/made-dev: .venv/made-core
+# One installation where there is none: dev asks for vision and view too.
+.venv/made-dev: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --no-compile -e '.[dev]'
-	touch $@
+	touch .venv/made-core $@
 
 .venv-peers/made: pyproject.toml
 	test -x .venv-peers/bin/python || $(PYTHON) -m venv .venv-peers

@@ -10,11 +10,14 @@ import hypothesis
 import pytest
 import torch
 
+from tests.emission import only_what_is_called
+
 hypothesis.settings.register_profile(
     "ci", deadline=None, derandomize=True, max_examples=25, print_blob=True
 )
 hypothesis.settings.load_profile("ci")
 torch.set_num_threads(2)
+only_what_is_called()
 
 # Streams and encoders that tests make are the session's own: what an older version made proves nothing.
 _data = tempfile.TemporaryDirectory(prefix="cuesta-tests-")

@@ -43,6 +43,15 @@ def test_tests_of_an_op_have_no_literal_tolerance(folder: Path) -> None:
     assert "rtol=" not in path.read_text()
 
 
+def test_ops_are_imported_without_triton_and_yet_counted() -> None:
+    code = (
+        "import sys\nimport cuesta.ops\nassert 'triton' not in sys.modules\n"
+        "import torch\nfrom torch.utils.flop_counter import flop_registry\n"
+        "assert torch.ops.cuesta.gdpa in flop_registry\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_the_first_kernel_leaves_torch_its_threads() -> None:
     code = (
         "import torch\ntorch.set_num_threads(1)\nfrom cuesta.ops import pad\n"

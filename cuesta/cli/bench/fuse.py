@@ -92,8 +92,9 @@ def _time(findings: Findings, posed: PosedCase, root: Path, settings: Settings) 
         fused = pycolmap.stereo_fusion(root, scene.root / "colmap" / "dense", options=options)
         fused.export_PLY(clouds[PEER])
 
-    repetitions = 2 if settings.quick else 5
-    seconds = time_in_turns([Contender(OURS, ours), Contender(PEER, peer)], repetitions, warm_up=1)
+    repetitions, warm_up = (1, 0) if settings.quick else (5, 1)
+    contenders = [Contender(OURS, ours), Contender(PEER, peer)]
+    seconds = time_in_turns(contenders, repetitions, warm_up=warm_up)
     num_images = len(posed.case.references)
     each = {name: [s / num_images for s in samples] for name, samples in seconds.items()}
     name = f"{posed.case.name}, {NUM_SOURCES} sources"

@@ -40,7 +40,7 @@ class Settings:
     @property
     def repetitions(self) -> int:
         """Return how many repetitions count."""
-        return 5 if self.quick else 20
+        return 2 if self.quick else 20
 
 
 @final

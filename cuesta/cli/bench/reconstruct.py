@@ -223,7 +223,7 @@ def _time(findings: Findings, case: PhotosCase, scratch: Path, settings: Setting
     def bare(repetition: int) -> None:
         reconstruct_bare(case, scratch / f"bare-{repetition}")
 
-    repetitions = 2 if settings.quick else 5
+    repetitions = 1 if settings.quick else 5
     contenders = [Contender(OURS, ours), Contender(BARE, bare)]
     seconds = time_in_turns(contenders, repetitions, warm_up=0)
     findings.rows += time_rows(case.name, seconds)

@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction, FunctionCtx
-from torch.utils.flop_counter import register_flop_formula
 
 from cuesta.ops.bodies import body
+from cuesta.ops.flops import flop_formula
 
 __all__ = ["dot_interaction"]
 
@@ -83,13 +83,13 @@ def _backward(ctx: BackwardCFunction, grad: Tensor) -> tuple[Tensor, Tensor]:
 _dot_interaction.register_autograd(_backward, setup_context=_setup)
 
 
-@register_flop_formula(torch.ops.cuesta.dot_interaction)
+@flop_formula(torch.ops.cuesta.dot_interaction)
 def _flops(dense: Sequence[int], sparse: Sequence[int], **_: object) -> int:
     """Count a multiply and an add per element of every pair."""
     return 2 * sparse[0] * sparse[2] * (_width(sparse) - sparse[2])
 
 
-@register_flop_formula(torch.ops.cuesta.dot_interaction_backward)
+@flop_formula(torch.ops.cuesta.dot_interaction_backward)
 def _flops_backward(
     grad: Sequence[int], dense: Sequence[int], sparse: Sequence[int], **_: object
 ) -> int:

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float, Int, Int64
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
 from cuesta.ops.bodies import body
 from cuesta.ops.embedding_bag.layout import Pooling, TableLayout
+from cuesta.ops.flops import flop_formula
 
 __all__ = ["Pooling", "TableLayout", "embedding_bag", "embedding_rows"]
 
@@ -175,7 +175,7 @@ def _backward(ctx, grad):  # type: ignore[no-untyped-def]
 _embedding_bag.register_autograd(_backward, setup_context=_setup)
 
 
-@register_flop_formula(torch.ops.cuesta.embedding_bag)
+@flop_formula(torch.ops.cuesta.embedding_bag)
 def _flops(
     weight: Sequence[int],
     ids: Sequence[int],

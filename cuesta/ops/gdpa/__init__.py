@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
 from cuesta.ops.attended_rows import Band, Context, Mask, check_rows, count_flops
 from cuesta.ops.bodies import body
+from cuesta.ops.flops import flop_formula
 from cuesta.ops.gdpa.activations import ACTIVATIONS, FORMULAS, SAME_AS, Activation
 from cuesta.ragged import Ragged
 
@@ -105,7 +105,7 @@ def _backward(ctx: Context, grad: Tensor) -> tuple[Tensor | None, ...]:
 _gdpa.register_autograd(_backward, setup_context=_setup)
 
 
-@register_flop_formula(torch.ops.cuesta.gdpa, get_raw=True)
+@flop_formula(torch.ops.cuesta.gdpa, get_raw=True)
 def _flops(
     q: Tensor, k: Tensor, v: Tensor, q_offsets: Tensor, offsets: Tensor,
     activation: int, before: int, after: int, aligns_last: bool, *_: object, **__: object,
@@ -113,7 +113,7 @@ def _flops(
     return count_flops(q, k, v, q_offsets, offsets, Band(before, after, aligns_last))
 
 
-@register_flop_formula(torch.ops.cuesta.gdpa_backward, get_raw=True)
+@flop_formula(torch.ops.cuesta.gdpa_backward, get_raw=True)
 def _flops_backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, q_offsets: Tensor, offsets: Tensor,
     activation: int, before: int, after: int, aligns_last: bool, *_: object, **__: object,

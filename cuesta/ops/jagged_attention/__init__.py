@@ -13,7 +13,6 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
 from cuesta.ops.attended_rows import (
     FLOATS,
@@ -26,6 +25,7 @@ from cuesta.ops.attended_rows import (
     pair_offsets,
 )
 from cuesta.ops.bodies import body
+from cuesta.ops.flops import flop_formula
 from cuesta.ops.pad import unpad
 from cuesta.ops.squares import can_read
 from cuesta.ragged import Ragged, offsets_from_lengths
@@ -300,7 +300,7 @@ def _backward(ctx: Context, grad: Tensor, lse_grad: Tensor) -> tuple[Tensor | No
 _jagged_attention.register_autograd(_backward, setup_context=_setup)
 
 
-@register_flop_formula(torch.ops.cuesta.jagged_attention, get_raw=True)
+@flop_formula(torch.ops.cuesta.jagged_attention, get_raw=True)
 def _flops(
     q: Tensor, k: Tensor, v: Tensor, q_offsets: Tensor | None, offsets: Tensor,
     bias: Tensor | None, pairs: Tensor | None,
@@ -310,7 +310,7 @@ def _flops(
     return count_flops(q, k, v, q_offsets, offsets, band, longest=longest)
 
 
-@register_flop_formula(torch.ops.cuesta.jagged_attention_backward, get_raw=True)
+@flop_formula(torch.ops.cuesta.jagged_attention_backward, get_raw=True)
 def _flops_backward(
     grad: Tensor, lse_grad: Tensor,
     q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor,

@@ -14,9 +14,9 @@ from typing import Protocol
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
 from cuesta.ops.bodies import body
+from cuesta.ops.flops import flop_formula
 from cuesta.ops.squares import LENGTH, can_read, check_floats, count_scores, square_offsets
 from cuesta.ragged import Ragged
 
@@ -251,7 +251,7 @@ def _backward(ctx: _Context, grad: Tensor) -> tuple[Tensor | None, ...]:
 _jagged_bmm.register_autograd(_backward, setup_context=_setup)
 
 
-@register_flop_formula(torch.ops.cuesta.jagged_bmm)
+@flop_formula(torch.ops.cuesta.jagged_bmm)
 def _flops(
     a: Sequence[int], b: Sequence[int], offsets: Sequence[int], m: int, n: int, k: int,
     turns_a: bool, turns_b: bool, num_out: int, **_: object,

@@ -54,8 +54,10 @@ def _pad(scores, squares, sides, out, fill):
         row, i = line // longest, line % longest
         kept = min(sides[row], longest) if i < sides[row] else 0
         begin = squares[row] + i * sides[row]
-        out[row, i, :kept] = scores[begin : begin + kept]
-        out[row, i, kept:] = fill
+        for j in range(kept):
+            out[row, i, j] = scores[begin + j]
+        for j in range(kept, longest):
+            out[row, i, j] = fill
 
 
 @kernel
@@ -68,8 +70,10 @@ def _unpad(padded, squares, sides, out, lines, first_rows, first_lines):
                 row += 1
             i, side = line - lines[row], sides[row]
             begin, kept = squares[row] + i * side, min(side, longest) if i < longest else 0
-            out[begin : begin + kept] = padded[row, i, :kept]
-            out[begin + kept : begin + side] = 0
+            for j in range(kept):
+                out[begin + j] = padded[row, i, j]
+            for j in range(kept, side):
+                out[begin + j] = 0
 
 
 @kernel
@@ -83,7 +87,8 @@ def _cat(dense, values, out, parts, first_rows, first_parts):
                 out[place] = dense[row]
                 place += 1
             end = min(parts[row + 1], last)
-            out[place:end] = values[place - row - 1 : end - row - 1]
+            for i in range(place, end):
+                out[i] = values[i - row - 1]
             place = end
 
 
@@ -98,5 +103,6 @@ def _split(joined, dense, values, parts, first_rows, first_parts):
                 dense[row] = joined[place]
                 place += 1
             end = min(parts[row + 1], last)
-            values[place - row - 1 : end - row - 1] = joined[place:end]
+            for i in range(place, end):
+                values[i - row - 1] = joined[i]
             place = end

@@ -1,4 +1,7 @@
-"""Numba bodies of pad and unpad: one parallel copy of whole rows, blind to what the bits mean."""
+"""Numba bodies of pad and unpad: one parallel copy of whole rows, blind to what the bits mean.
+
+Loops over elements: an assignment of slices takes Numba twice as long to compile.
+"""
 
 from __future__ import annotations
 
@@ -36,8 +39,12 @@ def _pad(values, offsets, out, fill):
     longest = out.shape[1]
     for row in numba.prange(out.shape[0]):
         kept = min(offsets[row + 1] - offsets[row], longest)
-        out[row, :kept] = values[offsets[row] : offsets[row] + kept]
-        out[row, kept:] = fill
+        for place in range(kept):
+            for column in range(out.shape[2]):
+                out[row, place, column] = values[offsets[row] + place, column]
+        for place in range(kept, longest):
+            for column in range(out.shape[2]):
+                out[row, place, column] = fill
 
 
 @kernel
@@ -45,5 +52,9 @@ def _unpad(padded, offsets, out):
     longest = padded.shape[1]
     for row in numba.prange(padded.shape[0]):
         kept = min(offsets[row + 1] - offsets[row], longest)
-        out[offsets[row] : offsets[row] + kept] = padded[row, :kept]
-        out[offsets[row] + kept : offsets[row + 1]] = 0
+        for place in range(kept):
+            for column in range(out.shape[1]):
+                out[offsets[row] + place, column] = padded[row, place, column]
+        for place in range(offsets[row] + kept, offsets[row + 1]):
+            for column in range(out.shape[1]):
+                out[place, column] = 0

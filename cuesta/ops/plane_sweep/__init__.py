@@ -15,9 +15,9 @@ from typing import Protocol
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
 from cuesta.ops.bodies import body
+from cuesta.ops.flops import flop_formula
 from cuesta.ops.squares import check_floats
 
 __all__ = ["plane_sweep", "plane_sweep_zncc"]
@@ -262,7 +262,7 @@ _plane_sweep.register_autograd(_backward, setup_context=_setup)
 _plane_sweep_zncc.register_autograd(_backward_zncc, setup_context=_setup)
 
 
-@register_flop_formula(torch.ops.cuesta.plane_sweep)
+@flop_formula(torch.ops.cuesta.plane_sweep)
 def _flops(
     reference: Sequence[int], sources: Sequence[int], source_from_reference: Sequence[int],
     depths: Sequence[int], groups: int, **_: object,
@@ -272,7 +272,7 @@ def _flops(
     return (_SAMPLE + 2) * batch * sources[1] * channels * depths[1] * height * width
 
 
-@register_flop_formula(torch.ops.cuesta.plane_sweep_backward)
+@flop_formula(torch.ops.cuesta.plane_sweep_backward)
 def _flops_backward(grad: Sequence[int], *inputs: Sequence[int], **_: object) -> int:
     """Count the sample, its adjoint, and a multiply and an add for either factor."""
     reference, sources, _pose, depths = inputs[:4]
@@ -280,7 +280,7 @@ def _flops_backward(grad: Sequence[int], *inputs: Sequence[int], **_: object) ->
     return 2 * (_SAMPLE + 2) * batch * sources[1] * channels * depths[1] * height * width
 
 
-@register_flop_formula(torch.ops.cuesta.plane_sweep_zncc)
+@flop_formula(torch.ops.cuesta.plane_sweep_zncc)
 def _flops_zncc(
     reference: Sequence[int], sources: Sequence[int], source_from_reference: Sequence[int],
     depths: Sequence[int], radius: int, *_: object, **__: object,
@@ -290,7 +290,7 @@ def _flops_zncc(
     return (_SAMPLE + 10) * sources[0] * depths[0] * reference[0] * reference[1] * window
 
 
-@register_flop_formula(torch.ops.cuesta.plane_sweep_zncc_backward)
+@flop_formula(torch.ops.cuesta.plane_sweep_zncc_backward)
 def _flops_zncc_backward(
     grad: Sequence[int], reference: Sequence[int], sources: Sequence[int],
     source_from_reference: Sequence[int], depths: Sequence[int], radius: int,

@@ -9,9 +9,9 @@ from typing import Literal
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
 from cuesta.ops.bodies import body
+from cuesta.ops.flops import flop_formula
 from cuesta.ragged import Ragged
 
 __all__ = ["segment_reduce", "segment_spread"]
@@ -149,7 +149,7 @@ _segment_sum_backward.register_autograd(_backward_spread, setup_context=_save_sp
 _segment_max.register_autograd(_backward_max, setup_context=_save_max)
 
 
-@register_flop_formula([torch.ops.cuesta.segment_sum, torch.ops.cuesta.segment_max])
+@flop_formula([torch.ops.cuesta.segment_sum, torch.ops.cuesta.segment_max])
 def _flops(values, *_, **__) -> int:  # type: ignore[no-untyped-def]
     """Count an addition or a comparison a value."""
     return values[0] * values[1]

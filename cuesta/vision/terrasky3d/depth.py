@@ -217,7 +217,7 @@ def _finished(job: _Job, folder: Path, last: int, name: str) -> dict[str, Any]:
     choice, view = job.chosen[name], job.pictures(name)
     found = _read_planes(_planes_file(folder, last, name))
     names = _matched_sources(job, name)
-    depths = [_read_inverse_depth(_planes_file(folder, last, source)) for source in names]
+    depths = (_read_inverse_depth(_planes_file(folder, last, source)) for source in names)
     filled, confirmed = completed(
         view, [job.pictures(source) for source in names], found, depths, job.settings
     )

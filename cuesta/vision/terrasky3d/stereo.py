@@ -8,7 +8,7 @@ geometric term of Schönberger et al. (ECCV 2016): depths that the sources' own 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -111,13 +111,13 @@ def completed(
     view: Picture,
     sources: Sequence[Picture],
     found: PatchMatch,
-    inverse_depths: Sequence[Float32[Tensor, "_ _"]],
+    inverse_depths: Iterable[Float32[Tensor, "_ _"]],
     settings: StereoSettings,
 ) -> tuple[Float32[Tensor, "3 Y X"], Float32[Tensor, "Y X"]]:
     """Return planes everywhere, and how many sources confirm each pixel's own plane.
 
     A pixel keeps its own where two sources confirm it, or all where there are fewer; and where it matches
-    well, the better the fewer confirm it. The rest is continued from there.
+    well, the better the fewer confirm it. The rest is continued from there. Sources' depths are read one at a time.
     """
     depth = _depth(found.planes[0])
     confirmed = torch.zeros_like(depth)
