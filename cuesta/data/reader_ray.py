@@ -50,11 +50,11 @@ class RayReader:
         try:
             part: Part = self._ray.get(next(self._parts))
             return part
-        except UserError as error:  # Ray raises what the actor did
-            reason = str(error.__cause__ or error).strip().splitlines()[-1]
-            raise UserError(f"{self._name}, at {batch}: {reason}") from None
         except self._ray.exceptions.RayError as error:
-            reason = " ".join(str(error).split())
+            cause = getattr(error, "cause", None)  # what the actor raised, if it is not dead
+            if isinstance(cause, UserError):
+                raise UserError(f"{self._name}, at {batch}: {cause}") from None
+            reason = f"{type(cause).__name__}: {cause}" if cause else str(error).splitlines()[0]
             raise UserError(
                 f"{self._name} ended while {batch} waited for it ({reason}); train on with --resume"
             ) from None
