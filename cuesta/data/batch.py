@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from cuesta.data.parts import Layout, Part
 from cuesta.ragged import RaggedFeatures
 
 
@@ -78,3 +79,18 @@ class RankingBatch:
             self.user.pin_memory(),
             self.time.pin_memory(),
         )
+
+
+def batch_of(layout: Layout, part: Part) -> RankingBatch:
+    """Return the batch that shares the memory of a part."""
+    views = layout.views(part)
+    weights = None if views.weights is None else torch.from_numpy(views.weights)
+    return RankingBatch(
+        label=torch.from_numpy(views.label),
+        dense=torch.from_numpy(views.dense),
+        features=RaggedFeatures(
+            layout.keys, torch.from_numpy(views.values), torch.from_numpy(part.offsets), weights
+        ),
+        user=torch.from_numpy(views.user),
+        time=torch.from_numpy(views.time),
+    )

@@ -27,7 +27,8 @@ from cuesta.data.log import (
     read_sound,
     sorted_in_memory,
 )
-from cuesta.data.reader import Order, Reader, num_batches
+from cuesta.data.order import Order
+from cuesta.data.reader import Reader
 from cuesta.data.schema import SPLITS, Schema, load_schema, schema_to_tree, split_bounds
 from cuesta.data.violations import Violation, ViolationError
 from cuesta.errors import UserError
@@ -57,7 +58,7 @@ class RankingData:
     def num_batches(self, split: str, batch_size: int, *, drop_last: bool = False) -> int:
         """Return how many batches an epoch of `split` has."""
         order = Order(batch_size=batch_size, drop_last=drop_last)
-        return num_batches(self.num_rows(split), order)
+        return order.num_batches(self.num_rows(split))
 
     def base_rate(self, split: str) -> float:
         """Return the mean label of `split`; the first call reads the label column."""
@@ -85,10 +86,14 @@ class RankingData:
         order = Order(
             batch_size=batch_size, seed=seed, epoch=epoch, start=start, drop_last=drop_last
         )
+        return self.reader(split).batches(order)
+
+    def reader(self, split: str) -> Reader:
+        """Return the reader of "train", "validation" or "test"."""
         bounds = self._range(split)
         if split not in self._readers:
             self._readers[split] = Reader(self.log, self.schema, self.encoders, *bounds)
-        return self._readers[split].batches(order)
+        return self._readers[split]
 
     @functools.cached_property
     def _readers(self) -> dict[str, Reader]:

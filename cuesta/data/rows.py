@@ -11,57 +11,22 @@ cutting histories copies nothing.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
-from itertools import chain, pairwise
-from typing import NamedTuple, TypeVar, final
+from typing import final
 
 import numba
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from cuesta.data.batch import RankingBatch
+from cuesta.data.cache_lines import ask_for_line
 from cuesta.data.columns import Column, floats_of, seconds_of
 from cuesta.data.encoders import Encoders, group_keys
+from cuesta.data.parts import NUM_FIXED, Allocate, Layout, Part
 from cuesta.data.schema import Feature, Schema
-from cuesta.ops.lanes import prefetch as ask_for_line
-from cuesta.ragged import RaggedFeatures
 
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 _AHEAD = 16  # rows between asking for a history and copying it
 _LINE = 64  # bytes of a cache line
-_TURN = 4  # batches that a thread gathers before it waits for its turn again
-_NUM_FIXED = 2  # columns of `integers` before the ids: user, time
-
-
-class Layout(NamedTuple):
-    """Say where each feature of a schema lies in `Rows`."""
-
-    keys: tuple[str, ...]
-    places: NDArray[np.int64]  # [F] of one id a row: its column of `integers`; ragged: -1 - group
-    ragged: tuple[int, ...]  # the ragged features, in the order of `Rows.values`
-
-    @staticmethod
-    def of(schema: Schema) -> Layout:
-        """Return the layout of rows under `schema`."""
-        groups = {
-            member.name: -1 - number
-            for number, members in enumerate(schema.groups().values())
-            for member in members
-        }
-        single = [feature.name for feature in schema.features if not feature.ragged]
-        columns = {name: _NUM_FIXED + number for number, name in enumerate(single)}
-        places = [{**groups, **columns}[feature.name] for feature in schema.features]
-        return Layout(
-            tuple(feature.name for feature in schema.features),
-            np.array(places, np.int64),
-            tuple(f for f, feature in enumerate(schema.features) if feature.ragged),
-        )
 
 
 @final
@@ -117,7 +82,7 @@ class Window:
         self._layout = Layout.of(schema)
         num_single = len(schema.features) - len(self._layout.ragged)
         self._numbers = Buffer((1 + len(schema.dense),), np.float32)
-        self._integers = Buffer((_NUM_FIXED + num_single,), np.int64)
+        self._integers = Buffer((NUM_FIXED + num_single,), np.int64)
         self._spans = Buffer((len(schema.groups()), 2), np.int64)
         self._values = {f.name: Buffer((), np.int64) for f in schema.features if f.ragged}
         self._weights = {f.name: Buffer((), np.float32) for f in schema.features if f.weights}
@@ -167,98 +132,27 @@ class Window:
         )
 
 
-def gather(rows: Rows, order: NDArray[np.int64]) -> RankingBatch:
-    """Return rows `order` as one batch; ids, offsets and weights are written once."""
+def gather(rows: Rows, order: NDArray[np.int64], allocate: Allocate = np.empty) -> Part:
+    """Return rows `order` in combined format; ids, offsets and weights are written once."""
     num_rows, layout = order.shape[0], rows.layout
-    offsets = np.zeros(len(layout.keys) * num_rows + 1, np.int64)
+    offsets = allocate(len(layout.keys) * num_rows + 1, np.int64)
+    offsets[0] = 0
     _fill_offsets(layout.places, rows.spans, order, offsets)
-    label = np.empty(num_rows, np.float32)
-    dense = np.empty((num_rows, rows.numbers.shape[1] - 1), np.float32)
-    user, time = np.empty(num_rows, np.int64), np.empty(num_rows, np.int64)
-    values = np.empty(offsets[-1], np.int64)
-    _gather_numbers(rows.numbers, order, label, dense)
-    _gather_integers(rows.integers, order, user, time, layout.places, offsets, values)
-    has_weights = any(weights is not None for weights in rows.weights)
-    joined = np.ones(offsets[-1], np.float32) if has_weights else None
+    part = layout.rest_of(offsets, num_rows, allocate)
+    into = layout.views(part)
+    _gather_numbers(rows.numbers, order, into.label, into.dense)
+    _gather_integers(
+        rows.integers, order, into.user, into.time, layout.places, offsets, into.values
+    )
+    if into.weights is not None:
+        into.weights[:] = 1
     for feature, ids, weights in zip(layout.ragged, rows.values, rows.weights, strict=True):
         spans = rows.spans[:, -1 - layout.places[feature]]
         begins = offsets[feature * num_rows : (feature + 1) * num_rows]
-        _gather_ragged(ids, spans, order, begins, values)
-        if joined is not None and weights is not None:
-            _gather_ragged(weights, spans, order, begins, joined)
-    features = RaggedFeatures(
-        layout.keys,
-        torch.from_numpy(values),
-        torch.from_numpy(offsets),
-        None if joined is None else torch.from_numpy(joined),
-    )
-    return RankingBatch(
-        label=torch.from_numpy(label),
-        dense=torch.from_numpy(dense),
-        features=features,
-        user=torch.from_numpy(user),
-        time=torch.from_numpy(time),
-    )
-
-
-def batches_of(
-    windows: Iterable[tuple[Rows, NDArray[np.int64]]], batch_size: int, *, drop_last: bool = False
-) -> Generator[RankingBatch]:
-    """Yield batches of the rows that each window holds, in the order it gives.
-
-    A batch may span windows; only the last one is short. Two threads gather, and none of them looks
-    into a window when the next one is asked for.
-    """
-    pending: list[RankingBatch] = []
-    missing = batch_size
-    with ThreadPoolExecutor(max_workers=2, thread_name_prefix="cuesta-gather") as gatherers:
-        for rows, order in windows:
-            begins = [0, *range(missing, len(order), batch_size)]
-            pieces = [order[begin:end] for begin, end in pairwise([*begins, len(order)])]
-            turns = [pieces[turn : turn + _TURN] for turn in range(0, len(pieces), _TURN)]
-            for part in chain.from_iterable(
-                map_ahead(gatherers, partial(_gather_each, rows), turns, ahead=2)
-            ):
-                pending.append(part)
-                missing -= part.num_rows
-                if missing == 0:
-                    yield _join_batches(pending)
-                    pending, missing = [], batch_size
-    if pending and not drop_last:
-        yield _join_batches(pending)
-
-
-def _gather_each(rows: Rows, orders: Sequence[NDArray[np.int64]]) -> list[RankingBatch]:
-    return [gather(rows, order) for order in orders]
-
-
-def map_ahead(
-    threads: ThreadPoolExecutor,
-    function: Callable[[Item], Result],
-    items: Iterable[Item],
-    *,
-    ahead: int,
-) -> Iterator[Result]:
-    """Yield the function of each item, in order, while `threads` work on the next `ahead`."""
-    futures: deque[Future[Result]] = deque()
-    for item in items:
-        futures.append(threads.submit(function, item))
-        if len(futures) > ahead:
-            yield futures.popleft().result()
-    while futures:
-        yield futures.popleft().result()
-
-
-def _join_batches(parts: Sequence[RankingBatch]) -> RankingBatch:
-    if len(parts) == 1:
-        return parts[0]
-    return RankingBatch(
-        label=torch.cat([part.label for part in parts]),
-        dense=torch.cat([part.dense for part in parts]),
-        features=RaggedFeatures.cat([part.features for part in parts]),
-        user=torch.cat([part.user for part in parts]),
-        time=torch.cat([part.time for part in parts]),
-    )
+        _gather_ragged(ids, spans, order, begins, into.values)
+        if weights is not None:
+            _gather_ragged(weights, spans, order, begins, into.weights)
+    return part
 
 
 def _cut(column: Column, feature: Feature, first: int, spans: NDArray[np.int64]) -> None:

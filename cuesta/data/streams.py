@@ -31,12 +31,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from cuesta.data.batch import RankingBatch
+from cuesta.data.batch import RankingBatch, batch_of
 from cuesta.data.columns import columns_of
 from cuesta.data.encoders import fit_encoders
 from cuesta.data.files import atomic_folder
+from cuesta.data.order import Order, Span, Stretch, pieces
+from cuesta.data.parts import Layout
+from cuesta.data.reader import Chosen, joined
 from cuesta.data.registry import data_root
-from cuesta.data.rows import Rows, Window, batches_of
+from cuesta.data.rows import Rows, Window
 from cuesta.data.schema import SPLITS, Feature, Schema, save_schema, split_bounds
 from cuesta.errors import UserError
 
@@ -148,15 +151,22 @@ def stream_batches(config: StreamConfig, *, batch_size: int) -> Iterator[Ranking
     """Yield the stream as batches in time order, without touching a disk."""
     schema = stream_schema(config)
     encoders = fit_encoders(schema, [])
-    window = Window(schema, encoders)
+    window, order, layout = (
+        Window(schema, encoders),
+        Order(batch_size=batch_size),
+        Layout.of(schema),
+    )
 
-    def windows() -> Iterator[tuple[Rows, NDArray[np.int64]]]:
-        for table in stream_tables(config):
+    def windows() -> Iterator[tuple[Rows, list[Chosen]]]:
+        for number, table in enumerate(stream_tables(config)):
             window.clear()
             window.append(columns_of(table))
-            yield window.rows(), np.arange(table.num_rows)
+            span = Span(number, 0, table.num_rows)
+            stretch = Stretch(number, number * ROW_GROUP, number, [span])
+            found = pieces(order, stretch, config.num_rows)
+            yield window.rows(), [Chosen(np.arange(*piece[:2]), piece.is_last) for piece in found]
 
-    return batches_of(windows(), batch_size)
+    return (batch_of(layout, part) for part in joined(windows(), layout))
 
 
 def write_stream(

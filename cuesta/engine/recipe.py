@@ -81,9 +81,14 @@ Config = TypeVar("Config")
 
 
 def to_json(value: object) -> Json:
-    """Return dataclasses as objects with their `class` name, tuples as lists, paths as strings."""
+    """Return dataclasses as objects with their `class` name, tuples as lists, paths as strings.
+
+    A field that says how a run computes and not what, `field(compare=False)`, is left out: a run may go on with
+    another value of it.
+    """
     if dataclasses.is_dataclass(value):
-        fields = {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        compared = [f.name for f in dataclasses.fields(value) if f.compare]
+        fields = {name: to_json(getattr(value, name)) for name in compared}
         return {"class": type(value).__name__, **fields}
     if isinstance(value, Mapping):
         return {str(key): to_json(item) for key, item in value.items()}

@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from cuesta.data import Encoders, RankingBatch, RankingData, open_ranking_data
 from cuesta.data import ranking as ranking_module
 from cuesta.data.log import ParquetLog, TableLog
-from cuesta.data.reader import Order, Reader
+from cuesta.data.order import Order
+from cuesta.data.reader import Reader
 from cuesta.errors import UserError
 from tests.data.logs import log_frame, log_schema, shuffled, write_columns, write_log
 

@@ -1,25 +1,30 @@
-"""`cuesta bench reader`: batches out of a Parquet log, against pyarrow reading the same columns of
-the same file and doing nothing with them.
+"""`cuesta bench reader`: batches out of a Parquet log, against pyarrow reading the same columns of the same file
+and doing nothing with them.
 
-The log is a synthetic click stream, written for the bench and read from the page cache. pyarrow
-decodes with its own threads; we decode, check, encode, cut histories, shuffle where the case says
-so, and hand out tensors. Memory growth is the highest resident size in the last quarter of an epoch
-over that in its first quarter.
+The log is a synthetic click stream, written for the bench and read from the page cache. pyarrow decodes with
+its own threads; we decode, check, encode, cut histories, shuffle where the case says so, and hand out
+tensors. The reader service is measured against the reader in this process, which in training has other work
+to do: its own seconds of CPU stand beside the rates. Memory growth is the highest resident size in the last
+quarter of an epoch over that in its first quarter.
 """
 
 from __future__ import annotations
 
 import os
 import tempfile
+import time
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import final
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from numpy.typing import NDArray
 
+from cuesta.cli.bench.collate import measure_collate
 from cuesta.cli.bench.harness import (
     OURS,
     Bar,
@@ -34,7 +39,9 @@ from cuesta.cli.bench.harness import (
     time_in_turns,
 )
 from cuesta.data.batch import RankingBatch
+from cuesta.data.order import Order
 from cuesta.data.ranking import RankingData, open_ranking_data
+from cuesta.data.reader_service import BatchSource, ReaderService
 from cuesta.data.schema import Feature, Schema, load_schema
 from cuesta.data.streams import StreamConfig, write_stream
 
@@ -43,6 +50,7 @@ BATCH_SIZE = 4096
 PYARROW = "pyarrow.iter_batches"
 LEAST_SHARE = 0.5  # of pyarrow's rate
 EPOCHS_WATCHED = 5
+NUM_READERS = 2
 HASH_SIZE = 100_000
 STATM = Path("/proc/self/statm")
 
@@ -72,6 +80,12 @@ def measure(settings: Settings) -> Findings:
             if reason is not None:
                 refuse(BENCH, f"{case.name}: {reason}")
             _time(findings, folder, case, settings)
+        progress(f"{BENCH}: the service, {NUM_READERS} readers")
+        reason = _time_service(findings, folder, cases[2], settings)
+    progress(f"{BENCH}: combined format")
+    reason = reason or measure_collate(settings, findings)
+    if reason is not None:
+        refuse(BENCH, reason)
     findings.note(
         "every case was first compared, row by row, with what pyarrow reads: labels, dense "
         "columns, ids, and the last events of every history"
@@ -167,6 +181,51 @@ def _time(findings: Findings, folder: Path, case: ReaderCase, settings: Settings
     if STATM.exists():
         growths = [_growth(data, case, epoch) for epoch in range(EPOCHS_WATCHED)]
         findings.rows += sample_rows(f"{case.name}: memory growth", {OURS: growths}, "MiB")
+
+
+def _time_service(
+    findings: Findings, folder: Path, case: ReaderCase, settings: Settings
+) -> str | None:
+    """Add rates and this process's seconds of the service and of reading here; return what is wrong, or None."""
+    data = open_ranking_data(folder, case.schema)
+    reader = data.reader("train")
+    sources: dict[str, BatchSource] = {OURS: reader}
+    for number in (1, NUM_READERS):
+        sources[f"{OURS}, service of {number}"] = ReaderService(reader, number)
+    order = Order(batch_size=BATCH_SIZE, seed=case.seed)
+    for name, source in sources.items():
+        pairs = zip(source.batches(order), reader.batches(order), strict=True)
+        if not all(_are_equal(left, right) for left, right in pairs):
+            return f"the batches of {name} differ"
+    own: dict[str, list[float]] = {name: [] for name in sources}
+
+    def epoch(name: str, number: int) -> int:
+        began = time.process_time()
+        batches = sources[name].batches(replace(order, epoch=number))
+        num_rows = sum(batch.num_rows for batch in batches)
+        own[name].append(time.process_time() - began)
+        return num_rows
+
+    contenders = [Contender(name, partial(epoch, name)) for name in sources]
+    seconds = time_in_turns(contenders, max(settings.repetitions // 2, 5), warm_up=1)
+    title = f"{case.name}: the reader service"
+    findings.rows += rate_rows(title, seconds, data.num_rows("train"), "rows/s")
+    samples = {name: each[1:] for name, each in own.items()}
+    findings.rows += sample_rows(f"{title}, CPU of this process an epoch", samples, "s")
+    findings.note("the service's batches were first compared with the reader's, and are equal")
+    return None
+
+
+def _are_equal(left: RankingBatch, right: RankingBatch) -> bool:
+    return all(
+        torch.equal(a, b)
+        for a, b in (
+            (left.label, right.label),
+            (left.dense, right.dense),
+            (left.features.values, right.features.values),
+            (left.features.offsets, right.features.offsets),
+        )
+    )
 
 
 def _growth(data: RankingData, case: ReaderCase, epoch: int) -> float:

@@ -5,9 +5,9 @@ metrics.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import final
+from typing import Literal, final
 
 import numpy as np
 import torch
@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cuesta.data.batch import RankingBatch
+from cuesta.data.order import Order
 from cuesta.data.ranking import RankingData, open_ranking_data
+from cuesta.data.reader_service import BatchSource, ReaderService
 from cuesta.data.registry import DATA_SETS, data_root, get_data_set
 from cuesta.data.streams import StreamConfig, stream_folder, write_stream
 from cuesta.engine.metrics import RankingMetrics
@@ -35,13 +37,20 @@ class RankingTaskConfig:
 
     `data` is a registered data set (`ml-100k`), a stream made on first use (`stream.mini`,
     `stream.small`, `stream.large`), or a folder of Parquet files with a schema.toml. `slices` names
-    dense columns by whose value the report breaks the metrics down.
+    dense columns by whose value the report breaks the metrics down. `readers` is how many processes read the
+    training batches, 0 for this one alone, and `readers_on` where they run; the batches are the same.
     """
 
     model: DLRMConfig | DCNv2Config
     data: str = "ml-100k"
     batch_size: int = 512
     slices: tuple[str, ...] = ()
+    readers: int = field(default=0, compare=False)
+    readers_on: Literal["here", "ray"] = field(default="here", compare=False)
+
+    def __post_init__(self) -> None:
+        if self.readers < 0:
+            raise UserError(f"task.readers must not be negative, got {self.readers}")
 
     def build(self, *, seed: int, device: torch.device) -> RankingTask:
         """Return the task, after getting or making its data."""
@@ -67,14 +76,24 @@ class RankingTask:
         self.device = device
         self.model: nn.Module = config.model.build(data.schema, data.sizes, seed=seed).to(device)
         self.num_train_batches = data.num_batches("train", config.batch_size)
+        self._source = _source(config, data)
 
     def train_batches(self, epoch: int, start: int) -> Iterator[RankingBatch]:
         """Yield the shuffled training batches of an epoch, from batch `start` on."""
-        batches = self.data.batches(
-            "train", batch_size=self.config.batch_size, seed=self.seed, epoch=epoch, start=start
-        )
-        for batch in batches:
-            yield batch.to(self.device)
+        for batch, _ in self.train_shares(epoch, start, rank=0, num_ranks=1):
+            yield batch
+
+    def train_shares(
+        self, epoch: int, start: int, *, rank: int, num_ranks: int
+    ) -> Iterator[tuple[RankingBatch, int]]:
+        """Yield a rank's rows of each of these batches, and how many rows that batch has."""
+        order = Order(
+            batch_size=self.config.batch_size, seed=self.seed, epoch=epoch, start=start,
+            rank=rank, num_ranks=num_ranks,
+        )  # fmt: skip
+        for number, batch in enumerate(self._source.batches(order), start):
+            begin, end = order.rows_of(number, self.data.num_rows("train"))
+            yield batch.to(self.device), end - begin
 
     def losses(self, batch: RankingBatch) -> Mapping[str, Tensor]:
         """Return the mean binary cross-entropy of the batch."""
@@ -101,6 +120,17 @@ class RankingTask:
             **{name: buckets(np.concatenate(parts)) for name, parts in sliced.items() if parts},
         }
         return ranking_evaluation(metrics, slices)
+
+
+def _source(config: RankingTaskConfig, data: RankingData) -> BatchSource:
+    """Return what makes the training batches."""
+    if not config.readers:
+        return data.reader("train")
+    if config.readers_on == "here":
+        return ReaderService(data.reader("train"), config.readers)
+    from cuesta.data.reader_ray import RayReader
+
+    return ReaderService(data.reader("train"), config.readers, RayReader)
 
 
 def open_data(source: str) -> RankingData:

@@ -1,7 +1,7 @@
 """The same recipe on many ranks: `Ranked`, a `World` whose ranks share tables by a plan and the rows of every batch.
 
 A batch is that of one process, and so are the loss and the update: each rank takes its rows, and what it gives is its
-part of the mean over all. Every rank reads the whole log and keeps its rows. Started by `torchrun`, by Ray, or
+part of the mean over all. Every rank decodes the log and gathers its own rows of it. Started by `torchrun`, by Ray, or
 in threads: what makes a rank is a process group.
 """
 
@@ -30,6 +30,7 @@ from cuesta.nn.embedding import unallocated_tables
 from cuesta.ops import SGD, Adagrad
 from cuesta.ragged import RaggedFeatures
 from cuesta.rec.baselines.inputs import Standardise
+from cuesta.rec.baselines.task import RankingTask
 from cuesta.rec.neo.checkpoint import load_tables, load_whole, write_tables
 from cuesta.rec.neo.cluster import Cluster
 from cuesta.rec.neo.costs import SCHEMES, Scheme
@@ -66,6 +67,7 @@ class Ranked(World):
             return config.build(seed=seed, device=device)
         with unallocated_tables():
             task = config.build(seed=seed, device=device)
+        assert isinstance(task, RankingTask)
         return _SharedTask(task, self)
 
     def first(self, work: Callable[[], None]) -> None:
@@ -141,7 +143,7 @@ class _Share:
 class _SharedTask:
     """Be a task of which each rank has its rows of every batch, and its parts of the tables."""
 
-    def __init__(self, task: Task[Any], world: Ranked) -> None:
+    def __init__(self, task: RankingTask, world: Ranked) -> None:
         self._task, self._ranks = task, world.ranks
         self.model = task.model
         self.num_train_batches = task.num_train_batches
@@ -164,8 +166,11 @@ class _SharedTask:
         """
         under_way: deque[_Share] = deque()
         try:
-            for batch in self._task.train_batches(epoch, start):
-                under_way.append(self._share(batch))
+            own = self._task.train_shares(
+                epoch, start, rank=self._ranks.rank, num_ranks=self._ranks.size
+            )
+            for batch, num_rows in own:
+                under_way.append(_Share(batch, num_rows))
                 self._each(ShardedEmbeddingBags.announce, under_way[-1])
                 if len(under_way) > 1:
                     self._each(ShardedEmbeddingBags.fetch, under_way[-2])
