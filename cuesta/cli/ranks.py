@@ -55,10 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def train_on_ranks(options: argparse.Namespace, folder: Path) -> int:
-    """Run `cuesta train` with these options on `options.ranks` ranks.
-
-    Raises `UserError` with the error of the rank that failed first.
-    """
+    """Run `cuesta train` with these options on `options.ranks` ranks. Raises `UserError` as `run_ranks` does."""
     if options.ranks < 1 or options.max_restarts < 0:
         raise UserError(
             f"--ranks must be at least 1 and --max-restarts at least 0, got {options.ranks} and "
@@ -68,21 +65,31 @@ def train_on_ranks(options: argparse.Namespace, folder: Path) -> int:
         raise UserError("this process is a rank already; leave out --ranks, or torchrun")
     folder = folder.resolve()
     logs = folder.with_name(f"{folder.name}-ranks")
+    arguments = (sys.executable, "-m", "cuesta.cli.main", *_arguments(options, folder))
+    run_ranks(
+        arguments, logs, size=options.ranks, on_ray=options.ray, max_restarts=options.max_restarts
+    )
+    return 0
+
+
+def run_ranks(
+    arguments: Sequence[str], logs: Path, *, size: int, on_ray: bool, max_restarts: int
+) -> None:
+    """Run a command as ranks, and print what the first said: errors at once, the rest at the end.
+
+    Raises `UserError` with the error of the rank that failed first.
+    """
     for old in logs.glob("rank-*"):
         old.unlink()
     shown = _Shown(logs / "rank-0.err")
-    arguments = (sys.executable, "-m", "cuesta.cli.main", *_arguments(options, folder))
-    for restart in range(options.max_restarts + 1):
-        failure = _run(arguments, logs, shown, options, restart)
-        if failure is None:
-            print((logs / "rank-0.out").read_text(encoding="utf-8"), end="")
-            return 0
-        if failure.outcome.status == _MISTAKE:
-            break
-        if restart < options.max_restarts:
-            print(f"{failure.words()}; all ranks start anew", file=sys.stderr, flush=True)
-    said = logs / f"rank-{failure.rank}.err"
-    raise UserError(f"{failure.words()}; all it said is in {said}; --resume goes on with {folder}")
+    restart = 0
+    while (failure := _run(arguments, logs, shown, size, on_ray, restart)) is not None:
+        if failure.outcome.status == _MISTAKE or restart == max_restarts:
+            said = logs / f"rank-{failure.rank}.err"
+            raise UserError(f"{failure.words()}; all that it said is in {said}")
+        restart += 1
+        print(f"{failure.words()}; all ranks start anew", file=sys.stderr, flush=True)
+    print((logs / "rank-0.out").read_text(encoding="utf-8"), end="", flush=True)
 
 
 def _arguments(options: argparse.Namespace, folder: Path) -> list[str]:
@@ -101,13 +108,13 @@ def _run(
     arguments: Sequence[str],
     logs: Path,
     shown: _Shown,
-    options: argparse.Namespace,
+    size: int,
+    on_ray: bool,
     restart: int,
 ) -> Failure | None:
     """Run all ranks once; return which failed first."""
     from torch.distributed import TCPStore
 
-    size, on_ray = options.ranks, options.ray
     backend: Backend = RayBackend(size, retries=0) if on_ray else LocalBackend(size)
     with _stopped_at_end(backend):
         host = _ray_host(size) if on_ray else "127.0.0.1"

@@ -82,7 +82,7 @@ class Saver:
     ) -> None:
         if kind is None:
             self.wait()
-        elif self._thread is not None and not issubclass(kind, KeyboardInterrupt):
+        elif self._thread is not None:  # the error of the block is told; what was begun is finished
             self._thread.join()
 
     @property

@@ -26,6 +26,10 @@ class RankLostError(RuntimeError):
     """Say that an exchange failed: another rank has ended, or cannot be reached."""
 
 
+class _ToldError(UserError):
+    """Be an error that all ranks know already."""
+
+
 class Arriving(Protocol):
     """Hold what is on its way."""
 
@@ -98,10 +102,11 @@ class Ranks:
                 work()
         except (UserError, OSError, SafetensorError) as error:
             failure = error
-        said = self.say("" if failure is None else f"rank {self.rank}: {failure}")
+        begin = "" if isinstance(failure, _ToldError) else f"rank {self.rank}: "
+        said = self.say("" if failure is None else f"{begin}{failure}")
         words = next((words for words in said if words), None)
         if words is not None:
-            raise UserError(words) from failure
+            raise _ToldError(words) from failure
 
     @contextmanager
     def folder(self, path: Path, *, overwrite: bool) -> Iterator[Path]:

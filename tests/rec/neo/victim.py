@@ -1,8 +1,8 @@
-"""`cuesta` as a rank that is killed at given moments: what `torchrun` and `cuesta train --ranks` start in tests.
+"""Two ranks under torchrun's agent that are killed at given moments, and start anew; then two that are not.
 
-`victim.py MOMENTS ARGUMENTS...` runs `cuesta ARGUMENTS`. Moments are words with commas, one for each time that the
-ranks are started: `RANK@step:N` is killed after step N, `RANK@rename:N` just before the checkpoint of step N gets its
-name, `RANK@error:N` raises after step N; a moment beyond the last is none.
+`victim.py MOMENTS KILLED UNBROKEN` trains into these two folders. Moments are words with commas, one for each time that
+the ranks are started: `RANK@step:N` is killed after step N, `RANK@rename:N` just before the checkpoint of step N gets
+its name. Ranks are forked, so that torch is imported once.
 """
 
 from __future__ import annotations
@@ -13,39 +13,68 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import tensorboard
+import torch
+import torch._dynamo
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+import cuesta.rec.baselines.recipes
 from cuesta.cli.main import main
-from cuesta.engine import loop
+from cuesta.engine import finish, loop
+
+IMPORTED_ONCE = (tensorboard, torch._dynamo, cuesta.rec.baselines.recipes)
+SETTINGS = ("--loop.max-steps", "8", "--loop.evaluate-every", "4", "--loop.checkpoint-every", "3")
+
+
+def launch(moments: str, folder: str) -> None:
+    """Train on two ranks, which start anew once for each moment."""
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=2,
+        run_id=Path(folder).name,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=len(moments.split(",")),
+        monitor_interval=0.1,
+        start_method="fork",
+    )
+    elastic_launch(config, train)(moments, folder)
+
+
+def train(moments: str, folder: str) -> None:
+    """Be a rank."""
+    torch.set_num_threads(1)
+    finish.write_report = lambda *_: None  # type: ignore[assignment]
+    planned = dict(enumerate(moments.split(",")))
+    rank, _, moment = planned.get(int(os.environ["TORCHELASTIC_RESTART_COUNT"]), "").partition("@")
+    if rank == os.environ["RANK"]:
+        arm(moment)
+    main(["train", "dlrm.debug", "--out", folder, *SETTINGS])
 
 
 def arm(moment: str) -> None:
     """Prepare this process's end."""
     kind, _, number = moment.partition(":")
     step = int(number)
-    if kind == "rename":
-        rename = os.rename
+    rename, count = os.rename, loop._Training._count
 
-        def kill_or_rename(source: Path, target: Path) -> None:
-            if Path(target).name == f"step-{step:09d}":
-                os.kill(os.getpid(), signal.SIGKILL)
-            rename(source, target)
-
-        os.rename = kill_or_rename  # type: ignore[assignment]
-        return
-    count = loop._Training._count
-
-    def count_and_end(training: Any, *args: Any) -> None:
-        count(training, *args)
-        if training.state.step == step:
-            if kind == "error":
-                raise ZeroDivisionError("nothing to divide by")
+    def kill_or_rename(source: Path, target: Path) -> None:
+        if Path(target).name == f"step-{step:09d}":
             os.kill(os.getpid(), signal.SIGKILL)
+        rename(source, target)
 
-    loop._Training._count = count_and_end  # type: ignore[method-assign]
+    def kill_or_count(training: Any, *args: Any) -> None:
+        if training.state.step == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        count(training, *args)
+
+    if kind == "rename":
+        os.rename = kill_or_rename  # type: ignore[assignment]
+    else:
+        loop._Training._count = kill_or_count  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":
-    moments = dict(enumerate(sys.argv[1].split(",")))
-    rank, _, moment = moments.get(int(os.environ["TORCHELASTIC_RESTART_COUNT"]), "").partition("@")
-    if rank == os.environ["RANK"]:
-        arm(moment)
-    main(sys.argv[2:])
+    launch(sys.argv[1], sys.argv[2])
+    launch("", sys.argv[3])
