@@ -36,7 +36,8 @@ class Failure(NamedTuple):
         status, _, last_line = self.outcome
         if status < 0:
             return f"rank {self.rank} was ended by {signal.Signals(-status).name}"
-        return f"rank {self.rank} failed: {last_line.removeprefix('cuesta: ')}"
+        words = last_line.removeprefix("cuesta: ")
+        return words if words.startswith("rank ") else f"rank {self.rank} failed: {words}"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
