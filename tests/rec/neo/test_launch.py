@@ -215,7 +215,9 @@ def test_killed_ranks_start_anew_under_torchrun_and_lose_nothing(tmp_path: Path)
         killed, unbroken = (tmp_path / each / name for each in ("killed", "unbroken"))
         assert killed.read_bytes() == unbroken.read_bytes(), name
     sessions = json.loads((tmp_path / "killed" / "environment.json").read_text())
-    assert [session["from_step"] for session in sessions] == [0, 4, 4]
+    begun, after_first, after_second = (session["from_step"] for session in sessions)
+    assert (begun, after_second) == (0, 4)
+    assert after_first in (3, 4), "a kill costs at most the checkpoint that was being written"
     assert not list(tmp_path.glob("killed/checkpoints/.*"))
 
 
