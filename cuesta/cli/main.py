@@ -20,6 +20,7 @@ from cuesta.cli import (
     masking,
     planning,
     publishing,
+    ranks,
 )
 from cuesta.errors import UserError
 
@@ -89,6 +90,12 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     train.add_argument("--overwrite", action="store_true", help="replace the run in the folder")
     train.add_argument("--plan", help="how ranks share the tables: a file of `cuesta plan --out`")
+    train.add_argument(
+        "--wait-for-saves",
+        action="store_true",
+        help="stand still while a checkpoint is written: no copy of all weights and states in memory",
+    )
+    ranks.add_arguments(train)
     train.add_argument("--device", help="cpu, cuda, cuda:1 (a GPU if there is one)")
     train.add_argument("-h", "--help", action="store_true", help="list the recipe's settings")
     train.set_defaults(train_parser=train)

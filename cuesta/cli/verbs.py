@@ -9,11 +9,13 @@ import importlib
 import json
 import sys
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cuesta.cli import ranks
 from cuesta.cli.recipes import RECIPES, recipe_named
+from cuesta.errors import UserError
 
 if TYPE_CHECKING:
     from cuesta.engine.finish import TrainResult
@@ -77,19 +79,28 @@ def train(options: argparse.Namespace) -> int:
         print_settings(recipe)
         return 0
     from cuesta.engine.override import override
+    from cuesta.engine.run_folder import RunFolder
     from cuesta.engine.stop import TrainingStopped
+    from cuesta.rec.neo.launch import is_restarted, world_here
+    from cuesta.rec.neo.plan import read_plan
 
     recipe = override(recipe, options.settings)
     folder = Path(options.out or f"runs/{recipe.name}")
+    if options.ranks is not None:
+        return ranks.train_on_ranks(options, folder)
+    if options.ray or options.max_restarts:
+        raise UserError("--ray and --max-restarts are of --ranks; say how many, or leave them out")
+    goes_on = is_restarted() and RunFolder(folder).recipe.exists()
     try:
-        with _world(options.plan) as world:
+        with world_here(None if options.plan is None else read_plan(options.plan)) as world:
             result = _train(
                 recipe,
                 folder,
-                resume=options.resume,
-                overwrite=options.overwrite,
+                resume=options.resume or goes_on,
+                overwrite=options.overwrite and not goes_on,
                 device=options.device,
                 world=world,
+                saves_beside=not options.wait_for_saves,
             )
     except TrainingStopped as stopped:
         print(f"cuesta: {stopped}", file=sys.stderr)
@@ -97,14 +108,6 @@ def train(options: argparse.Namespace) -> int:
     if world.rank == 0:
         _print_result(result, as_json=options.json)
     return 0
-
-
-def _world(plan: str | None) -> AbstractContextManager[World]:
-    """Return the context of the world that this process was started in."""
-    from cuesta.rec.neo.launch import world_here
-    from cuesta.rec.neo.plan import read_plan
-
-    return world_here(None if plan is None else read_plan(plan))
 
 
 def evaluate(options: argparse.Namespace) -> int:
@@ -143,17 +146,13 @@ def _train(
     overwrite: bool = False,
     device: str | None = None,
     world: World | None = None,
+    saves_beside: bool = True,
 ) -> TrainResult:
     from cuesta.engine.loop import train as run_training
     from cuesta.engine.progress import ignore_progress, show_progress
 
-    if world is not None and world.rank > 0:
-        return run_training(
-            recipe, folder, resume=resume, overwrite=overwrite, device=device,
-            on_progress=ignore_progress, world=world,
-        )  # fmt: skip
-
-    with show_progress(sys.stderr) as on_progress:
+    is_first = world is None or world.rank == 0
+    with show_progress(sys.stderr) if is_first else nullcontext(ignore_progress) as on_progress:
         return run_training(
             recipe,
             folder,
@@ -162,6 +161,7 @@ def _train(
             device=device,
             on_progress=on_progress,
             world=world,
+            saves_beside=saves_beside,
         )
 
 
@@ -172,6 +172,9 @@ def _print_result(result: TrainResult, *, as_json: bool) -> None:
     _print_metrics({"validation": result.validation, "test": result.test})
     rate = f"{result.examples_per_second:,.0f} examples/s"
     print(f"{result.step} steps in {result.seconds:.1f} s, {rate}; best at step {result.best_step}")
+    waits = sorted(result.waited_s.items(), key=lambda wait: -wait[1])
+    shown = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in waits if seconds >= 0.005)
+    print(f"waited for: {shown or 'nothing'}")
     print(f"report: {result.report.resolve()}")
 
 

@@ -7,7 +7,8 @@ checkpoints/step-000000120/model.safetensors      model.state_dict(), tables wit
 ```
 
 The folder is written under another name, synced and renamed, so the highest step present is the one
-to resume from. No random state is kept, because the loop seeds every step from (seed, step). Why
+to resume from. It is written from a copy in memory, in a thread, while training goes on. No random
+state is kept, because the loop seeds every step from (seed, step). Why
 not `torch.distributed.checkpoint` with its default storage: its reader calls `pickle.load` on the
 `.metadata` file (torch 2.13, `FileSystemReader.read_metadata`), so loading a checkpoint from
 somebody else could run their code. Its `HuggingFaceStorageWriter` writes safetensors too, and reads
@@ -20,14 +21,18 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
+from typing import final
 
 from torch import nn
 
 from cuesta.engine.optim import Optimizer
 from cuesta.engine.run_folder import RunFolder, read_json
-from cuesta.engine.tensor_files import load_tensors, save_tensors
+from cuesta.engine.tensor_files import kept, load_tensors, save_tensors
 from cuesta.engine.world import World
 from cuesta.errors import UserError
 
@@ -37,7 +42,7 @@ class TrainingState:
     """Hold where a run is and what it has seen; all that the loop changes besides parameters.
 
     `step` updates are done; the next batch is number `batch` of epoch `epoch`. `seconds` are those
-    spent in steps.
+    spent in steps, `waited_s` the seconds of each wait (`cuesta.engine.waits`), the mean over ranks.
     """
 
     step: int = 0
@@ -48,31 +53,87 @@ class TrainingState:
     best_step: int | None = None
     best_value: float | None = None
     evaluations_since_best: int = 0
+    waited_s: dict[str, float] = field(default_factory=dict)
 
 
-def save_checkpoint(
-    run: RunFolder,
-    model: nn.Module,
-    optimizer: Optimizer,
-    state: TrainingState,
-    *,
-    keep: int,
-    world: World,
-) -> None:
-    """Write the checkpoint of `state.step`, then remove all but the last `keep` and the best one.
+@final
+class Saver:
+    """Write checkpoints `beside` training, each in a thread, or while training stands still.
 
-    Raises `UserError` when it cannot be written; earlier checkpoints are then untouched.
+    Beside training, a save first copies all that this rank holds, weights and states, into host memory: so much
+    more is needed there while it is written. One is written at a time: the next waits for it, and so do the end of
+    the block, an error and a requested stop. Ranks agree about a save from their threads, for which `World.folder`
+    has a group of its own: the collectives of one group must come in the same order on all ranks, and those of a
+    thread would come between those of training at random. An error of a save is kept until `wait`; the loop asks
+    for it at each step, together with all ranks.
     """
-    folder = _folder(run, state.step)
-    with world.folder(folder) as temporary:
-        world.save_model(temporary, model)
-        if world.rank == 0:
-            save_tensors(temporary / "optimizer.safetensors", optimizer.state_dict())
-            (temporary / "state.json").write_text(json.dumps(dataclasses.asdict(state)))
-    if world.rank == 0:
-        removable = [step for step in checkpoint_steps(run)[:-keep] if step != state.best_step]
-        for step in removable:
-            shutil.rmtree(_folder(run, step))
+
+    def __init__(self, run: RunFolder, world: World, *, keep: int, beside: bool) -> None:
+        self._run, self._world, self._keep = run, world, keep
+        self._beside = beside and world.saves_apart
+        self._thread: threading.Thread | None = None
+        self._error: Exception | None = None
+
+    def __enter__(self) -> Saver:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, _error: object, _trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.wait()
+        elif self._thread is not None:  # the error of the block is told; what was begun is finished
+            self._thread.join()
+
+    @property
+    def has_failed(self) -> bool:
+        """Return whether `wait` would raise an error."""
+        return self._error is not None
+
+    def save(self, model: nn.Module, optimizer: Optimizer, state: TrainingState) -> None:
+        """Begin the checkpoint of `state.step`; when it is there, all but the last and the best are removed.
+
+        Raises what `wait` does.
+        """
+        with self._world.waits.during("saving"):
+            self.wait()
+            write_model = self._world.snapshot(model, copies=self._beside)
+            moments = kept(optimizer.state_dict(), copies=self._beside)
+            words, step, best = json.dumps(dataclasses.asdict(state)), state.step, state.best_step
+
+            def write(folder: Path) -> None:
+                write_model(folder)
+                if self._world.rank == 0:
+                    save_tensors(folder / "optimizer.safetensors", moments)
+                    (folder / "state.json").write_text(words)
+
+            self._thread = threading.Thread(
+                target=self._write, args=(write, step, best), name="save", daemon=True
+            )
+            self._thread.start()
+            if not self._beside:
+                self.wait()
+
+    def wait(self) -> None:
+        """Wait until what was begun is on the disk; raises `UserError` if it cannot be written.
+
+        Earlier checkpoints are then untouched.
+        """
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    def _write(self, write: Callable[[Path], None], step: int, best_step: int | None) -> None:
+        try:
+            with self._world.folder(_folder(self._run, step)) as temporary:
+                write(temporary)
+            if self._world.rank == 0:
+                _keep_last(self._run, self._keep, best_step)
+        except Exception as error:  # of whatever kind: `wait` raises it
+            self._error = error
 
 
 def load_checkpoint(
@@ -109,6 +170,13 @@ def sweep_checkpoints(run: RunFolder) -> list[int]:
     for leftover in set(run.checkpoints.glob("*")) - whole:
         shutil.rmtree(leftover)
     return steps
+
+
+def _keep_last(run: RunFolder, keep: int, best_step: int | None) -> None:
+    """Remove all checkpoints but the last `keep` and the best."""
+    for step in checkpoint_steps(run)[:-keep]:
+        if step != best_step:
+            shutil.rmtree(_folder(run, step))
 
 
 def _folder(run: RunFolder, step: int) -> Path:

@@ -29,7 +29,8 @@ class TrainResult:
     """Hold the outcome of a run; `validation` and `test` are the metrics of the weights of
     `best_step`.
 
-    `seconds` are those spent in training steps, over all sessions, evaluations not counted.
+    `seconds` are those spent in training steps, over all sessions, evaluations not counted; `waited_s` those of
+    them in which nothing was done but wait, by what for, and those of `saving`, beside them: the mean over ranks.
     """
 
     folder: Path
@@ -38,6 +39,7 @@ class TrainResult:
     validation: dict[str, float]
     test: dict[str, float]
     seconds: float
+    waited_s: dict[str, float]
     examples_per_second: float
     embedding_bytes: int
     report: Path
@@ -51,6 +53,7 @@ class TrainResult:
             "validation": without_nan(dict(self.validation)),
             "test": without_nan(dict(self.test)),
             "seconds": self.seconds,
+            "waited_s": dict(self.waited_s),
             "examples_per_second": self.examples_per_second,
             "embedding_bytes": self.embedding_bytes,
             "report": str(self.report),
@@ -86,6 +89,7 @@ def finish(
         validation=dict(evaluations["validation"].metrics),
         test=dict(evaluations["test"].metrics),
         seconds=state.seconds,
+        waited_s=dict(state.waited_s),
         examples_per_second=state.examples / max(state.seconds, 1e-9),
         embedding_bytes=embedding_bytes(task.model),
         report=run.report,

@@ -25,10 +25,10 @@ import torch
 
 from cuesta.engine import environment, run_folder
 from cuesta.engine.checkpoint import (
+    Saver,
     TrainingState,
     checkpoint_steps,
     load_checkpoint,
-    save_checkpoint,
     sweep_checkpoints,
 )
 from cuesta.engine.events import Events
@@ -39,6 +39,7 @@ from cuesta.engine.recipe import Recipe, differences, from_json, to_json
 from cuesta.engine.run_folder import Journal, RunFolder, open_journal, read_json, write_json
 from cuesta.engine.stop import StopRequest, TrainingStopped, stop_on_signals
 from cuesta.engine.task import BatchType, Task
+from cuesta.engine.waits import WAITS
 from cuesta.engine.world import World
 from cuesta.errors import UserError
 
@@ -52,13 +53,15 @@ def train(
     device: str | torch.device | None = None,
     on_progress: OnProgress = ignore_progress,
     world: World | None = None,
+    saves_beside: bool = True,
 ) -> TrainResult:
     """Train `recipe`, evaluate its best weights, write the report and return the outcome.
 
     A new run needs an absent or empty `folder`, unless `overwrite` allows to replace the run in it;
     `resume` goes on from its last checkpoint, from the start if it has none. `device` is a GPU if
     there is one, unless given. `world` is who trains with this process; all of its ranks call, and share
-    the folder. Nothing is written before the task is built. Raises `UserError` for
+    the folder. With `saves_beside` checkpoints are written while training goes on, from a copy.
+    Nothing is written before the task is built. Raises `UserError` for
     all that the user can mend, a loss that is not finite among them, and `TrainingStopped` after
     SIGTERM or Ctrl-C, when everything is saved.
     """
@@ -88,10 +91,12 @@ def train(
         if steps:
             state = load_checkpoint(run, steps[-1], task.model, optimizer, world)
         world.first(lambda: _note_session(run, device, state.step))
-        training = _Training(
-            recipe, run, journals, task, optimizer, state, device, num_steps, on_progress, world
-        )
-        training.run_to_end()
+        keep = recipe.loop.keep_checkpoints
+        with Saver(run, world, keep=keep, beside=saves_beside) as saver:
+            _Training(
+                recipe, journals, task, optimizer, state, device, num_steps, on_progress, world,
+                run, saver,
+            ).run_to_end()  # fmt: skip
         return finish(recipe, run, task, state, device=device, world=world)
 
 
@@ -101,7 +106,6 @@ class _Training(Generic[BatchType]):
     """Hold what the loop works on between `train`'s set-up and its end."""
 
     recipe: Recipe
-    run: RunFolder
     journals: RunFolder
     task: Task[BatchType]
     optimizer: Optimizer
@@ -110,6 +114,8 @@ class _Training(Generic[BatchType]):
     num_steps: int
     on_progress: OnProgress
     world: World
+    run: RunFolder
+    saver: Saver
     _losses: Journal = field(init=False)
     _evaluations: Journal = field(init=False)
     _events: Events = field(init=False)
@@ -128,12 +134,13 @@ class _Training(Generic[BatchType]):
             stop = files.enter_context(stop_on_signals())
             while not self._is_done():
                 self._run_epoch(stop)
+            self._agree([])
 
     def _run_epoch(self, stop: StopRequest) -> None:
         """Do the steps that remain of the current epoch, or fewer if the run ends in it."""
         epoch, start = self.state.epoch, self.state.batch
         self.task.model.train()
-        batches = self.task.train_batches(epoch, start)
+        batches = self.world.batches(self.task, epoch, start)
         groups = _groups(batches, self.recipe.loop.accumulate)
         began = time.perf_counter()
         for group in groups:
@@ -166,7 +173,7 @@ class _Training(Generic[BatchType]):
                 self._check_finite(f"{name} is {value}", value, index)
                 totals[name] = totals.get(name, 0.0) + share * value
             (losses["loss"] * share).backward()
-        *sums, asked = self.world.add([*totals.values(), float(stop.signal_number or 0)])
+        *sums, asked = self._agree([*totals.values(), float(stop.signal_number or 0)])
         totals = dict(zip(totals, sums, strict=True))
         if asked and stop.signal_number is None:
             stop.signal_number = signal.SIGTERM
@@ -180,9 +187,21 @@ class _Training(Generic[BatchType]):
         self._losses.append({**line, "lr": lr, "gradient_norm": norm})
         return totals
 
+    def _agree(self, numbers: list[float]) -> list[float]:
+        """Return the sums of numbers over all ranks; count their waits. Raises where a save of one has failed."""
+        own = [float(self.saver.has_failed), *self.world.waits.take(), *numbers]
+        failed, *sums = self.world.add(own)
+        if failed:
+            self.saver.wait()
+        waited = self.state.waited_s
+        for name, seconds in zip(WAITS, sums, strict=False):
+            waited[name] = waited.get(name, 0.0) + seconds / self.world.size
+        return sums[len(WAITS) :]
+
     def _check_finite(self, words: str, value: float, index: int) -> None:
         if math.isfinite(value):
             return
+        self.saver.wait()
         steps = checkpoint_steps(self.run)
         kept = (
             f"the checkpoint of step {steps[-1]} is whole"
@@ -235,11 +254,9 @@ class _Training(Generic[BatchType]):
         if is_better or is_due or self._is_done() or stop.signal_number is not None:
             self._losses.sync()
             self._evaluations.sync()
-            keep = loop.keep_checkpoints
-            save_checkpoint(
-                self.run, self.task.model, self.optimizer, state, keep=keep, world=self.world
-            )
+            self.saver.save(self.task.model, self.optimizer, state)
         if stop.signal_number is not None and not self._is_done():
+            self.saver.wait()
             raise TrainingStopped(self.run.path, step=state.step, signal_number=stop.signal_number)
 
     def _evaluate(self) -> bool:
@@ -249,6 +266,7 @@ class _Training(Generic[BatchType]):
         evaluation = evaluate_split(
             self.task, "validation", precision=precision, device=self.device
         )
+        self.world.waits.take()  # those of an evaluation are no step's
         metrics = evaluation.metrics
         if loop.monitor not in metrics:
             known = ", ".join(metrics)

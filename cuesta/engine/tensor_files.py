@@ -25,6 +25,12 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     path.chmod(0o644)  # safetensors keeps files from everybody else
 
 
+def kept(tensors: Mapping[str, Tensor], *, copies: bool) -> dict[str, Tensor]:
+    """Return tensors without their graphs; as `copies` in host memory, which no update reaches."""
+    detached = {name: tensor.detach() for name, tensor in tensors.items()}
+    return {name: each.to("cpu", copy=True) if copies else each for name, each in detached.items()}
+
+
 def load_weights(path: Path, model: nn.Module, *, without: tuple[str, ...] = ()) -> None:
     """Put a safetensors file into `model`, but for names that begin with one of `without`.
 

@@ -18,15 +18,23 @@ from torch import nn
 
 from cuesta.data.files import atomic_folder
 from cuesta.engine.run_folder import RunFolder
-from cuesta.engine.task import Task, TaskConfig
-from cuesta.engine.tensor_files import load_weights, save_tensors
+from cuesta.engine.task import BatchType, Task, TaskConfig
+from cuesta.engine.tensor_files import kept, load_weights, save_tensors
+from cuesta.engine.waits import Waits
 
 
 class World:
-    """Be the only process. Methods are called by all ranks of a world, in the same order."""
+    """Be the only process. Methods are called by all ranks of a world, in the same order.
+
+    `folder` alone may be called from a thread of its own, where `saves_apart` says so. `waits` are this rank's.
+    """
 
     rank = 0
     size = 1
+    saves_apart = True
+
+    def __init__(self) -> None:
+        self.waits = Waits()
 
     def alone(self) -> World:
         """Return the world of this process by itself, which reads what all ranks wrote."""
@@ -35,6 +43,10 @@ class World:
     def build(self, config: TaskConfig, *, seed: int, device: torch.device) -> Task[Any]:
         """Return the task, whose batches have the rows of this rank."""
         return config.build(seed=seed, device=device)
+
+    def batches(self, task: Task[BatchType], epoch: int, start: int) -> Iterator[BatchType]:
+        """Yield the batches of an epoch, and count the waits for them."""
+        return self.waits.each("reader", task.train_batches(epoch, start))
 
     def first(self, work: Callable[[], None]) -> None:
         """Let the first rank do this; its error is raised on all."""
@@ -62,10 +74,14 @@ class World:
         with tempfile.TemporaryDirectory(prefix="cuesta-rank-") as scratch:
             yield RunFolder(Path(scratch))
 
-    def save_model(self, folder: Path, model: nn.Module) -> None:
-        """Write the model's weights and tables with their moments into a folder."""
-        save_tensors(folder / "model.safetensors", model.state_dict())
+    def snapshot(self, model: nn.Module, *, copies: bool) -> Callable[[Path], None]:
+        """Return what writes the model's weights, and tables with their moments, into a `folder`.
+
+        They are as now if they are `copies`, and else as they are when they are written.
+        """
+        tensors = kept(model.state_dict(), copies=copies)
+        return lambda folder: save_tensors(folder / "model.safetensors", tensors)
 
     def load_model(self, folder: Path, model: nn.Module) -> None:
-        """Read what `save_model` wrote. Raises `UserError` naming a tensor that does not fit."""
+        """Read what `snapshot` wrote. Raises `UserError` naming a tensor that does not fit."""
         load_weights(folder / "model.safetensors", model)

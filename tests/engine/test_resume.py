@@ -76,14 +76,18 @@ def test_killed_anywhere_and_resumed_equals_the_unbroken_run(
     left_behind = next((folder / "checkpoints").glob(".tmp*"))
     left_behind.rename(left_behind.with_name(".tmp-of-another-machine"))
     assert victim(folder, "step:11", "--resume") == -SIGKILL, "in the middle of an epoch"
-    assert not list((folder / "checkpoints").glob(".tmp*")), "which the next session removed"
+    leftovers = (folder / "checkpoints").glob(".tmp*")
+    assert ".tmp-of-another-machine" not in {path.name for path in leftovers}, "it was swept"
     with (folder / "losses.jsonl").open("a") as losses:
         losses.write('{"step": 12, "epo')  # a line that the kill cut off
     assert victim(folder, "term:17", "--resume") == 128 + SIGTERM
     assert checkpoint_steps(RunFolder(folder))[-1] == 17
     assert victim(folder, "never", "--resume") == 0
     assert_same_run(folder, unbroken)
-    assert sessions_of(folder) == [0, 0, 6, 9, 17]
+    *before, after_kill, last = sessions_of(folder)
+    assert before == [0, 0, 6]
+    assert after_kill in (8, 9), "a kill costs at most the checkpoint that was being written"
+    assert last == 17
 
 
 def test_resuming_a_finished_run_changes_nothing_but_notes_the_session(tmp_path: Path) -> None:

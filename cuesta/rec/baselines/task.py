@@ -145,8 +145,12 @@ def open_data(source: str) -> RankingData:
                 f"no stream {source!r}; choose one of {', '.join(f'stream.{s}' for s in STREAMS)}"
             )
         folder = stream_folder(source)
-        if not folder.exists():
-            write_stream(STREAMS[size](), folder)
+        try:
+            if not folder.exists():
+                write_stream(STREAMS[size](), folder)
+        except UserError:
+            if not folder.exists():  # else another rank was faster
+                raise
         return open_ranking_data(folder, cache_folder=cache)
     if not Path(source).exists():
         known = [*DATA_SETS, *(f"stream.{size}" for size in STREAMS)]

@@ -21,6 +21,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from cuesta.data.files import atomic_file
+from cuesta.engine.tensor_files import kept
 from cuesta.errors import UserError
 from cuesta.nn import EmbeddingBags
 from cuesta.rec.neo.plan import Shard
@@ -51,28 +53,47 @@ class _Part(NamedTuple):
         return f"{shard_name(self.table, Shard(0, self.rows, self.columns))}.{self.kind}"
 
 
+class HeldTables(NamedTuple):
+    """Hold the parts of tables that one rank writes, and what the index says of all."""
+
+    parts: list[_Part]
+    shapes: dict[str, list[int]]
+    updates: int
+
+
 def save_tables(bags: Bags, folder: str | Path, *, overwrite: bool = False) -> None:
     """Write the tables of all ranks into a folder; every rank calls, with the same folder.
 
     Raises `UserError` on every rank where one cannot write; what was there before stays.
     """
-    with _ranks_of(bags).folder(Path(folder), overwrite=overwrite) as temporary:
-        write_tables(bags, temporary)
-
-
-def write_tables(bags: Bags, folder: Path) -> None:
-    """Write the tables of all ranks into a folder that all see; every rank calls."""
     ranks = _ranks_of(bags)
+    with ranks.folder(Path(folder), overwrite=overwrite) as temporary:
+        write_tables(held_tables(bags), temporary, ranks)
+
+
+def held_tables(bags: Bags, *, copies: bool = False) -> HeldTables:
+    """Return what this rank is to write of tables, as it is now if they are `copies` (in host memory)."""
+    parts = [part for part in _parts(bags) if _ranks_of(bags).rank == 0 or not part.is_copy]
+    values = kept({part.key: part.values for part in parts}, copies=copies)
+    return HeldTables(
+        [part._replace(values=values[part.key]) for part in parts],
+        _shapes(bags),
+        max((int(each.updates) for each in _local(bags)), default=0),
+    )
+
+
+def write_tables(tables: HeldTables, folder: Path, ranks: Ranks) -> None:
+    """Write the tables of all ranks into a folder that all see; every rank calls."""
     file = f"rank-{ranks.rank:05d}-of-{ranks.size:05d}.safetensors"
-    parts = [part for part in _parts(bags) if ranks.rank == 0 or not part.is_copy]
-    ranks.together(lambda: _write(folder / file, parts))
-    said = ranks.say(json.dumps([_entry(part, file) for part in parts]))
+    ranks.together(lambda: _write(folder / file, tables.parts))
+    own = {"updates": tables.updates, "parts": [_entry(part, file) for part in tables.parts]}
+    said = [json.loads(each) for each in ranks.say(json.dumps(own))]
     if ranks.rank == 0:
         content = {
             "version": _VERSION,
-            "updates": max(int(each.updates) for each in _local(bags)),
-            "tables": _shapes(bags),
-            "parts": [entry for each in said for entry in json.loads(each)],
+            "updates": max(each["updates"] for each in said),
+            "tables": tables.shapes,
+            "parts": [entry for each in said for entry in each["parts"]],
         }
         (folder / _INDEX).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
@@ -183,9 +204,9 @@ def _entry(part: _Part, file: str) -> dict[str, Any]:
 
 
 def _write(path: Path, parts: Sequence[_Part]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({part.key: part.values.contiguous() for part in parts}, path)
-    path.chmod(0o644)
+    with atomic_file(path) as temporary:
+        save_file({part.key: part.values.contiguous() for part in parts}, temporary)
+        temporary.chmod(0o644)
 
 
 def _fill(folder: Path, part: _Part, entry: Mapping[str, Any]) -> int:

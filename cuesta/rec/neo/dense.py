@@ -25,6 +25,7 @@ def add_gradients(parameters: Iterable[nn.Parameter], ranks: Ranks, share: float
         return
     grads = [torch.zeros_like(each) if each.grad is None else each.grad for each in learning]
     flat = torch.cat([grad.flatten() for grad in grads]) * share
-    ranks.add(flat)
+    with ranks.waits.during("dense gradients"):
+        ranks.add(flat)
     for parameter, total in zip(learning, flat.split([g.numel() for g in grads]), strict=True):
         parameter.grad = total.view_as(parameter)

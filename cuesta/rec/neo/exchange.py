@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
+from cuesta.engine.waits import Wait
 from cuesta.ragged import offsets_from_lengths
 from cuesta.rec.neo.ranks import Arriving, Ranks
 
@@ -91,7 +92,9 @@ class Sending:
         """Start the second phase, once the sizes are known."""
         if self._arriving:
             return
-        about = self._sizes.wait().view(self._ranks.size, -1).tolist()
+        with self._ranks.waits.during("ids"):
+            about_slots = self._sizes.wait()
+        about = about_slots.view(self._ranks.size, -1).tolist()
         if len({is_weighted for _, is_weighted, *_ in about}) > 1:
             raise ValueError("some ranks' features have weights, others' have none")
         self._num_rows = [num_rows for num_rows, *_ in about]
@@ -123,7 +126,8 @@ class Sending:
 
     def _receive(self) -> Received:
         self.start()
-        lengths, values, *weights = [each.wait() for each in self._arriving]
+        with self._ranks.waits.during("ids"):
+            lengths, values, *weights = [each.wait() for each in self._arriving]
         parts = lengths.split([self._num_own * rows for rows in self._num_rows])
         shaped = [
             part.view(self._num_own, rows) for part, rows in zip(parts, self._num_rows, strict=True)
@@ -191,7 +195,7 @@ class _Job:
         self._arriving = self._ranks.exchange(packed, self.route.sizes, self.route.their_sizes)
 
     def answer(self) -> Tensor:
-        return self.route.unpacked(self._waited().float().split(self.route.their_sizes))
+        return self.route.unpacked(self._waited("answers").float().split(self.route.their_sizes))
 
     def send_grad(self, grad: Tensor) -> None:
         scaled = self.route.packed_grad(grad) * self._wire.loss_scale
@@ -199,13 +203,14 @@ class _Job:
         self._arriving = self._ranks.exchange(packed, self.route.their_sizes, self.route.sizes)
 
     def grad(self) -> Tensor:
-        arrived = self._waited().float() / self._wire.loss_scale
+        arrived = self._waited("gradients").float() / self._wire.loss_scale
         return self.route.unpacked_grad(arrived.split(self.route.sizes))
 
-    def _waited(self) -> Tensor:
+    def _waited(self, wait: Wait) -> Tensor:
         assert self._arriving is not None
         arriving, self._arriving = self._arriving, None
-        return arriving.wait()
+        with self._ranks.waits.during(wait):
+            return arriving.wait()
 
 
 class _Send(torch.autograd.Function):

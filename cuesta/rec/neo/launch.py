@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -21,8 +21,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from cuesta.data.batch import RankingBatch
-from cuesta.engine.task import Evaluation, Task, TaskConfig
-from cuesta.engine.tensor_files import load_weights, save_tensors
+from cuesta.engine.task import BatchType, Evaluation, Task, TaskConfig
+from cuesta.engine.tensor_files import kept, load_weights, save_tensors
 from cuesta.engine.world import World
 from cuesta.errors import UserError
 from cuesta.nn import EmbeddingBags
@@ -31,10 +31,11 @@ from cuesta.ops import SGD, Adagrad
 from cuesta.ragged import RaggedFeatures
 from cuesta.rec.baselines.inputs import Standardise
 from cuesta.rec.baselines.task import RankingTask
-from cuesta.rec.neo.checkpoint import load_tables, load_whole, write_tables
+from cuesta.rec.neo.checkpoint import held_tables, load_tables, load_whole, write_tables
 from cuesta.rec.neo.cluster import Cluster
 from cuesta.rec.neo.costs import SCHEMES, Scheme
 from cuesta.rec.neo.dense import add_gradients
+from cuesta.rec.neo.faults import telling_others
 from cuesta.rec.neo.plan import Plan
 from cuesta.rec.neo.planner import PlannerSettings, make_plan
 from cuesta.rec.neo.ranks import Ranks
@@ -49,12 +50,23 @@ _PATIENCE = timedelta(hours=6)  # of ranks that wait while the first evaluates
 class Ranked(World):
     """Be the ranks of a process group, or this process alone, which can read what any ranks wrote.
 
-    Tables are spread by `plan`, or as the planner finds best for the ids of the first batches.
+    Tables are spread by `plan`, or as the planner finds best for the ids of the first batches. `savers`, the same ranks
+    in a group of their own, agree on what is saved while these train; without them training waits for saves.
     """
 
-    def __init__(self, ranks: Ranks, plan: Plan | None = None, ranks_per_node: int = 0) -> None:
+    def __init__(
+        self,
+        ranks: Ranks,
+        plan: Plan | None = None,
+        ranks_per_node: int = 0,
+        savers: Ranks | None = None,
+    ) -> None:
+        super().__init__()
         self.ranks, self.plan = ranks, plan
         self.rank, self.size = ranks.rank, ranks.size
+        self.waits = ranks.waits
+        self.saves_apart = savers is not None or ranks.size == 1
+        self._savers = savers or ranks
         self._ranks_per_node = ranks_per_node or ranks.size
 
     def alone(self) -> World:
@@ -63,12 +75,22 @@ class Ranked(World):
 
     def build(self, config: TaskConfig, *, seed: int, device: torch.device) -> Task[Any]:
         """Return the task, its tables spread and its batches shared out."""
-        if self.size == 1:
-            return config.build(seed=seed, device=device)
-        with unallocated_tables():
+        with unallocated_tables() if self.size > 1 else nullcontext():
             task = config.build(seed=seed, device=device)
+        tables = [each for each in task.model.modules() if isinstance(each, EmbeddingBags)]
+        if self.plan is not None:
+            shapes = {t.name: (t.num_rows, t.dim) for bags in tables for t in bags.tables}
+            self.plan.check(shapes, self.size)
+        if self.size == 1:
+            return task
         assert isinstance(task, RankingTask)
         return _SharedTask(task, self)
+
+    def batches(self, task: Task[BatchType], epoch: int, start: int) -> Iterator[BatchType]:
+        """Yield the batches of an epoch; what a shared task waits for it counts by itself."""
+        if self.size == 1:
+            return super().batches(task, epoch, start)
+        return task.train_batches(epoch, start)
 
     def first(self, work: Callable[[], None]) -> None:
         """Let the first rank do this; its error is raised on all."""
@@ -79,7 +101,8 @@ class Ranked(World):
         if self.size == 1:
             return list(numbers)
         sums = torch.tensor(numbers, dtype=torch.float64, device=self.ranks.device)
-        self.ranks.add(sums)
+        with self.waits.during("losses"):
+            self.ranks.add(sums)
         return sums.tolist()
 
     def add_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
@@ -89,22 +112,24 @@ class Ranked(World):
     @contextmanager
     def folder(self, path: Path) -> Iterator[Path]:
         """Yield a temporary folder that all ranks write to; it becomes `path`, replaced, when all are done."""
-        with self.ranks.folder(path, overwrite=True) as temporary:
+        with self._savers.folder(path, overwrite=True) as temporary:
             yield temporary
 
-    def save_model(self, folder: Path, model: nn.Module) -> None:
-        """Write tables that are spread into tables/NAME, all else into model.safetensors."""
-        spread = dict(_spread(model))
-        for name, bags in spread.items():
-            write_tables(bags, folder / "tables" / name)
-        if self.rank == 0:
-            begins = tuple(f"{name}." for name in spread)
-            rest = {
-                name: each
-                for name, each in model.state_dict().items()
-                if not name.startswith(begins)
-            }
-            save_tensors(folder / "model.safetensors", rest)
+    def snapshot(self, model: nn.Module, *, copies: bool) -> Callable[[Path], None]:
+        """Return what writes tables that are spread into tables/NAME, all else into model.safetensors."""
+        spread = {name: held_tables(bags, copies=copies) for name, bags in _spread(model)}
+        begins = tuple(f"{name}." for name in spread)
+        state = model.state_dict() if self.rank == 0 else {}
+        rest = {name: each for name, each in state.items() if not name.startswith(begins)}
+        rest = kept(rest, copies=copies)
+
+        def write(folder: Path) -> None:
+            for name, tables in spread.items():
+                write_tables(tables, folder / "tables" / name, self._savers)
+            if self.rank == 0:
+                save_tensors(folder / "model.safetensors", rest)
+
+        return write
 
     def load_model(self, folder: Path, model: nn.Module) -> None:
         """Read what any number of ranks wrote, by whatever plan."""
@@ -169,7 +194,7 @@ class _SharedTask:
             own = self._task.train_shares(
                 epoch, start, rank=self._ranks.rank, num_ranks=self._ranks.size
             )
-            for batch, num_rows in own:
+            for batch, num_rows in self._ranks.waits.each("reader", own):
                 under_way.append(_Share(batch, num_rows))
                 self._each(ShardedEmbeddingBags.announce, under_way[-1])
                 if len(under_way) > 1:
@@ -231,31 +256,45 @@ class _Gathering(nn.Module):
 
 @contextmanager
 def world_here(plan: Plan | None = None) -> Iterator[World]:
-    """Yield the world that `torchrun` or Ray started this process in, or this process alone.
+    """Yield the world that `torchrun` or `cuesta train --ranks` started this process in, or this process alone.
 
-    Raises `UserError` where it is not started as one of several and a plan is for several.
+    Raises `UserError` where it is not started as one of several and a plan is for several. An error in the block is
+    told to the other ranks, and on these raises a `UserError` with its words.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
-        if plan is not None:
-            plan_world = plan.world_size
-            if plan_world > 1:
-                raise UserError(
-                    f"the plan is for {plan_world} ranks, here is one process; start it with "
-                    f"torchrun --nproc-per-node {plan_world}"
-                )
-        yield Ranked(Ranks())
+        if plan is not None and plan.world_size > 1:
+            raise UserError(
+                f"the plan is for {plan.world_size} ranks, here is one process; start it with "
+                f"--ranks {plan.world_size}, or torchrun --nproc-per-node {plan.world_size}"
+            )
+        yield Ranked(Ranks(), plan)
         return
     uses_gpu = torch.cuda.is_available()
     if uses_gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     else:
         torch.set_num_threads(max(torch.get_num_threads() // _local_size(), 1))
-    dist.init_process_group("nccl" if uses_gpu else "gloo", timeout=_PATIENCE)
+    store, rank, size = next(dist.rendezvous("env://", timeout=_PATIENCE))
+    # torchrun keeps one store over restarts: ranks that start anew would find the addresses of the dead
+    store = dist.PrefixStore(f"start-{_num_restarts()}", store)
+    backend = "nccl" if uses_gpu else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_PATIENCE)
     try:
-        yield Ranked(Ranks(dist.group.WORLD), plan, _local_size())
+        savers = Ranks(dist.new_group(backend="gloo", timeout=_PATIENCE))
+        with telling_others(store, rank, size):
+            yield Ranked(Ranks(dist.group.WORLD), plan, _local_size(), savers)
     finally:
         dist.destroy_process_group()
+
+
+def is_restarted() -> bool:
+    """Return whether this process was started anew after ranks had failed."""
+    return _num_restarts() > 0
+
+
+def _num_restarts() -> int:
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
 def _local_size() -> int:

@@ -139,7 +139,7 @@ def read_plan(path: str | Path) -> Plan:
         raise UserError(f"{path}: no plan ({error})") from error
     try:
         return _parsed(content)
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: no plan of this version ({error}); plan again") from error
 
 

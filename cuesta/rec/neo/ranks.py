@@ -18,7 +18,16 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from cuesta.data.files import atomic_folder
+from cuesta.engine.waits import Waits
 from cuesta.errors import UserError
+
+
+class RankLostError(RuntimeError):
+    """Say that an exchange failed: another rank has ended, or cannot be reached."""
+
+
+class _ToldError(UserError):
+    """Be an error that all ranks know already."""
 
 
 class Arriving(Protocol):
@@ -32,7 +41,8 @@ class Arriving(Protocol):
 class Ranks:
     """Exchange tensors within a process group; without one, this process is all there is.
 
-    Collectives of a group must be called by all its ranks in the same order.
+    Collectives of a group must be called by all its ranks in the same order. They raise `RankLostError`. `waits` count
+    what training waited for.
 
     >>> Ranks().exchange(torch.tensor([1.0, 2.0]), [2], [2]).wait().tolist()
     [1.0, 2.0]
@@ -44,6 +54,7 @@ class Ranks:
         self.size = 1 if group is None else group.size()
         is_nccl = group is not None and group.name() == "nccl"
         self.device = torch.device("cuda" if is_nccl else "cpu")  # of what is exchanged
+        self.waits = Waits()
 
     def exchange(
         self, values: Tensor, sizes: Sequence[int], their_sizes: Sequence[int]
@@ -77,7 +88,7 @@ class Ranks:
     def add(self, values: Tensor) -> None:
         """Replace values by their sum over all ranks, which is equal on all to the bit."""
         if self._group is not None:
-            self._group.allreduce([values]).wait()
+            _wait(self._group.allreduce([values]))
 
     def together(self, work: Callable[[], None] | None) -> None:
         """Do this rank's work, if it has some; where one fails, raise a `UserError` on all that says which and why."""
@@ -91,10 +102,11 @@ class Ranks:
                 work()
         except (UserError, OSError, SafetensorError) as error:
             failure = error
-        said = self.say("" if failure is None else f"rank {self.rank}: {failure}")
+        begin = "" if isinstance(failure, _ToldError) else f"rank {self.rank}: "
+        said = self.say("" if failure is None else f"{begin}{failure}")
         words = next((words for words in said if words), None)
         if words is not None:
-            raise UserError(words) from failure
+            raise _ToldError(words) from failure
 
     @contextmanager
     def folder(self, path: Path, *, overwrite: bool) -> Iterator[Path]:
@@ -119,6 +131,7 @@ class Ranks:
                     raise failure
 
             self.together(end)
+            self.together(stack.pop_all().close if self.rank == 0 else None)
 
     def say(self, text: str) -> list[str]:
         """Return what every rank says, in the order of ranks."""
@@ -140,5 +153,12 @@ class _OnTheWay:
         self._sent = sent  # kept until it is sent
 
     def wait(self) -> Tensor:
-        self._work.wait()
+        _wait(self._work)
         return self._arriving
+
+
+def _wait(work: dist.Work) -> None:
+    try:
+        work.wait()
+    except RuntimeError as error:
+        raise RankLostError(str(error)) from error

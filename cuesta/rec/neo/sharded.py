@@ -224,7 +224,8 @@ class ShardedEmbeddingBags(nn.Module):
     def step(self, lr_scale: float = 1.0) -> None:
         """Apply one exact update with all lookups since the last one, of all ranks."""
         if self._copies is not None and self.ranks.size > 1:
-            self._copies.pending = [self._gathered(lookup) for lookup in self._copies.pending]
+            with self.ranks.waits.during("gradients"):
+                self._copies.pending = [self._gathered(lookup) for lookup in self._copies.pending]
         if isinstance(self._own, TieredEmbeddingBags):
             self._bring()
         if any(self.sharding.wholes):

@@ -20,7 +20,7 @@ from typing import Literal, NamedTuple, final
 
 from cuesta.data.files import write_text
 from cuesta.data.scenes.scene import Json
-from cuesta.vision.terrasky3d.workers import Backend, Command, LocalBackend, Outcome, RayBackend
+from cuesta.engine.workers import Backend, Command, LocalBackend, Outcome, RayBackend
 
 RETRIES = 1
 _SHELL_SIGNAL = 128  # a shell's status of a command that a signal ended is this and the signal

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from cuesta.errors import UserError
-from cuesta.nn import EmbeddingBags
+from cuesta.nn import EmbeddingBags, Table
 from cuesta.ops import Adagrad, PartialRowwiseAdam, RowwiseAdagrad, TableOptimizer
 from cuesta.ragged import RaggedFeatures
 from cuesta.rec.neo import checkpoint
-from cuesta.rec.neo.checkpoint import load_tables, save_tables
+from cuesta.rec.neo.checkpoint import held_tables, load_tables, save_tables, write_tables
 from cuesta.rec.neo.costs import Scheme
-from cuesta.rec.neo.plan import Plan
+from cuesta.rec.neo.plan import Plan, TablePlan
 from cuesta.rec.neo.ranks import Ranks
 from cuesta.rec.neo.sharded import ShardedEmbeddingBags, ShardedOptions
 from tests.rec.neo.groups import TABLES, batches, plan_of, run_ranks
@@ -128,6 +128,41 @@ def test_a_rank_that_cannot_write_leaves_what_was_and_tells_all(
     assert len(said) == 2
     assert {path.name: path.read_bytes() for path in target.iterdir()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["tables"]
+
+
+@pytest.mark.parametrize("scheme", ["row", "data"])
+def test_copies_are_of_their_moment_whatever_is_trained_before_they_are_written(
+    scheme: Scheme, tmp_path: Path
+) -> None:
+    def work(ranks: Ranks) -> bool:
+        bags = ShardedEmbeddingBags(TABLES, Adagrad(lr=0.5), plan_of(scheme, 2), ranks, options=SUM)
+        train(bags, own(batch_of(0), ranks))
+        expected = {name: each.clone() for name, each in bags.state_dict().items()}
+        tables = held_tables(bags, copies=True)
+        train(bags, own(batch_of(1), ranks))
+        with ranks.folder(tmp_path / "tables", overwrite=False) as folder:
+            write_tables(tables, folder, ranks)
+        load_tables(bags, tmp_path / "tables")
+        return all(torch.equal(each, expected[name]) for name, each in bags.state_dict().items())
+
+    assert run_ranks(2, work) == [True, True]
+
+
+def test_a_first_rank_without_tables_saves_how_often_the_others_were_updated(
+    tmp_path: Path,
+) -> None:
+    one = [Table(name="item", num_rows=31, dim=4, pooled=("item",))]
+    planned = TablePlan(name="item", num_rows=31, dim=4, scheme="table", columns=1, ranks=(1,))
+    plan = Plan(world_size=2, ranks_per_node=2, tables={"item": planned})
+
+    def work(ranks: Ranks) -> None:
+        bags = ShardedEmbeddingBags(one, PartialRowwiseAdam(), plan, ranks, options=SUM)
+        for step in range(3):
+            train(bags, own(batch_of(step), ranks).select(("item",)))
+        save_tables(bags, tmp_path / "tables")
+
+    run_ranks(2, work)
+    assert json.loads((tmp_path / "tables" / "index.json").read_text())["updates"] == 3
 
 
 def test_an_existing_folder_is_not_replaced_unasked(tmp_path: Path) -> None:

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
 import sys
 import threading
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
+from safetensors.torch import save_file
 
 from cuesta.engine.finish import TrainResult
 from cuesta.engine.loop import train
 from cuesta.engine.recipe import LoopConfig, Recipe
 from cuesta.engine.run_folder import RunFolder, read_journal
 from cuesta.engine.task import Task, TaskConfig
+from cuesta.engine.waits import WAITS
 from cuesta.errors import UserError
 from cuesta.rec.baselines.recipes import dlrm_debug
+from cuesta.rec.neo import checkpoint
 from cuesta.rec.neo.launch import Ranked, world_here
 from cuesta.rec.neo.plan import Plan, TablePlan
 from cuesta.rec.neo.ranks import Ranks
@@ -52,9 +58,15 @@ def losses(folder: Path) -> list[float]:
 
 
 def on_ranks(size: int, folder: Path, steps: int = 8, *, resume: bool = False) -> list[TrainResult]:
-    return run_ranks(
-        size, lambda ranks: train(recipe(steps), folder, resume=resume, world=Seeded(ranks))
-    )
+    """Train, and save beside training."""
+    store = dist.HashStore()
+
+    def work(ranks: Ranks) -> TrainResult:
+        group = dist.ProcessGroupGloo(store, ranks.rank, size, timedelta(seconds=20))
+        world = Seeded(ranks, savers=Ranks(group))
+        return train(recipe(steps), folder, resume=resume, world=world)
+
+    return run_ranks(size, work)
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +89,40 @@ def test_losses_and_metrics_are_those_of_one_process(
             found = getattr(result, split)
             assert found["ne"] == pytest.approx(expected[split]["ne"], rel=1e-5)
             assert found["rows"] == expected[split]["rows"]
+        assert set(result.waited_s) == set(WAITS)
+        assert min(result.waited_s[each] for each in ("reader", "dense gradients", "saving")) > 0
     assert not list(tmp_path.glob("run/checkpoints/.*"))
+
+
+def test_a_full_disk_of_one_rank_ends_all_and_the_run_goes_on_as_unbroken(
+    alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(tensors: dict[str, torch.Tensor], path: Path) -> None:
+        if "rank-00001" in path.name and "step-000000006" in str(path):
+            path.write_bytes(b"half")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        save_file(tensors, path)
+
+    monkeypatch.setattr(checkpoint, "save_file", failing)
+    folder, said = tmp_path / "run", []
+
+    def work(ranks: Ranks) -> None:
+        group = dist.ProcessGroupGloo(store, ranks.rank, 2, timedelta(seconds=20))
+        with pytest.raises(
+            UserError, match=r"^rank 1: cannot write .*: the disk is full; free"
+        ) as raised:
+            train(recipe(), folder, world=Seeded(ranks, savers=Ranks(group)))
+        said.append(str(raised.value))
+
+    store = dist.HashStore()
+    run_ranks(2, work)
+    assert len(said) == 2
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["step-000000004"]
+    monkeypatch.undo()
+    on_ranks(2, folder, resume=True)
+    on_ranks(2, tmp_path / "unbroken")
+    assert losses(folder) == losses(tmp_path / "unbroken")
+    assert losses(folder) == pytest.approx(losses(alone), rel=1e-5)
 
 
 def test_ranks_without_rows_wait_for_the_others(tmp_path: Path) -> None:
@@ -143,6 +188,37 @@ def test_a_plan_for_several_ranks_is_refused_by_one_process() -> None:
     plan = Plan(world_size=2, ranks_per_node=2, tables={"item": table})
     with pytest.raises(UserError, match="torchrun --nproc-per-node 2"), world_here(plan):
         pass
+
+
+def test_a_plan_of_another_model_is_refused_by_one_process_before_the_first_step(
+    tmp_path: Path,
+) -> None:
+    table = TablePlan(name="foreign", num_rows=5, dim=2, scheme="table", columns=1, ranks=(0,))
+    plan = Plan(world_size=1, ranks_per_node=1, tables={"foreign": table})
+    with world_here(plan) as world, pytest.raises(UserError, match="has \\['foreign'\\] that the"):
+        train(recipe(), tmp_path / "run", world=world)
+    assert not (tmp_path / "run").exists()
+
+
+def test_killed_ranks_start_anew_under_torchrun_and_lose_nothing(tmp_path: Path) -> None:
+    """One is killed in mid-step, then, after all have started anew, one while a checkpoint is saved."""
+    victim = str(Path(__file__).with_name("victim.py"))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, victim, "1@step:5,0@rename:6", "killed", "unbroken"],
+        cwd=tmp_path, env=environment, check=False, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("exitcode: -9") == 2
+    assert "gloo" not in done.stderr
+    for name in ("losses.jsonl", "evaluations.jsonl", "weights.safetensors"):
+        killed, unbroken = (tmp_path / each / name for each in ("killed", "unbroken"))
+        assert killed.read_bytes() == unbroken.read_bytes(), name
+    sessions = json.loads((tmp_path / "killed" / "environment.json").read_text())
+    begun, after_first, after_second = (session["from_step"] for session in sessions)
+    assert (begun, after_second) == (0, 4)
+    assert after_first in (3, 4), "a kill costs at most the checkpoint that was being written"
+    assert not list(tmp_path.glob("killed/checkpoints/.*"))
 
 
 def test_torchrun_trains_the_recipe_of_the_command_by_a_plan(tmp_path: Path) -> None:

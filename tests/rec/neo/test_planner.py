@@ -133,13 +133,14 @@ def test_other_tables_and_other_worlds_are_refused() -> None:
         ({"ranks": [0, 99]}, "2 ranks for 'table'"),
         ({"ranks": [99]}, "0 to 1"),
         ({"columns": 3}, "8 in 3 parts"),
+        ({"tables": []}, "no plan of this version"),
     ],
 )
 def test_a_broken_file_is_named(change: dict[str, object], words: str, tmp_path: Path) -> None:
     table = TablePlan(name="t", num_rows=4, dim=8, scheme="table", columns=1, ranks=(0,))
     content = Plan(world_size=2, ranks_per_node=2, tables={"t": table}).to_json()
     for key, value in change.items():
-        (content if key == "version" else content["tables"]["t"])[key] = value
+        (content if key in content else content["tables"]["t"])[key] = value
     path = tmp_path / "plan.json"
     path.write_text(json.dumps(content))
     with pytest.raises(UserError, match=words):

@@ -159,7 +159,7 @@ def run_command(command: Command) -> Outcome:
 
 def launch(command: Command) -> subprocess.Popen[bytes]:
     """Start the command, its words appended to its logs."""
-    leash = [sys.executable, "-m", "cuesta.vision.terrasky3d.leash", str(os.getpid())]
+    leash = [sys.executable, "-m", "cuesta.engine.leash", str(os.getpid())]
     Path(command.log).parent.mkdir(parents=True, exist_ok=True)
     with open(f"{command.log}.out", "ab") as out, open(f"{command.log}.err", "ab") as err:
         return subprocess.Popen(

@@ -1,4 +1,4 @@
-"""`python -m cuesta.vision.terrasky3d.leash PARENT COMMAND ...`: become a command that the system ends
+"""`python -m cuesta.engine.leash PARENT COMMAND ...`: become a command that the system ends
 when the parent process ends, however that ends (Linux; elsewhere, just become the command).
 """
 
