@@ -13,7 +13,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cuesta.cli import ranks
+from cuesta.cli import ranks, tiers
 from cuesta.cli.recipes import RECIPES, recipe_named
 from cuesta.errors import UserError
 
@@ -92,7 +92,8 @@ def train(options: argparse.Namespace) -> int:
         raise UserError("--ray and --max-restarts are of --ranks; say how many, or leave them out")
     goes_on = is_restarted() and RunFolder(folder).recipe.exists()
     try:
-        with world_here(None if options.plan is None else read_plan(options.plan)) as world:
+        plan = None if options.plan is None else read_plan(options.plan)
+        with world_here(plan, tiers.tiers_of(options)) as world:
             result = _train(
                 recipe,
                 folder,

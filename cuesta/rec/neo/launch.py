@@ -41,6 +41,7 @@ from cuesta.rec.neo.planner import PlannerSettings, make_plan
 from cuesta.rec.neo.ranks import Ranks
 from cuesta.rec.neo.requests import observed_workload
 from cuesta.rec.neo.sharded import ShardedEmbeddingBags, ShardedOptions
+from cuesta.rec.neo.tiers import TieredEmbeddingBags, Tiers
 
 _ROW_SCHEMES: tuple[Scheme, ...] = ("table", "row", "data", "table_row")
 _AHEAD = 2  # batches that are asked for while one trains
@@ -51,7 +52,8 @@ class Ranked(World):
     """Be the ranks of a process group, or this process alone, which can read what any ranks wrote.
 
     Tables are spread by `plan`, or as the planner finds best for the ids of the first batches. `savers`, the same ranks
-    in a group of their own, agree on what is saved while these train; without them training waits for saves.
+    in a group of their own, agree on what is saved while these train; without them training waits for saves, and so it
+    does where `tiers` put tables into files, which are not copied.
     """
 
     def __init__(
@@ -60,12 +62,15 @@ class Ranked(World):
         plan: Plan | None = None,
         ranks_per_node: int = 0,
         savers: Ranks | None = None,
+        tiers: Tiers | None = None,
     ) -> None:
         super().__init__()
         self.ranks, self.plan = ranks, plan
         self.rank, self.size = ranks.rank, ranks.size
         self.waits = ranks.waits
-        self.saves_apart = savers is not None or ranks.size == 1
+        self.tiers = tiers
+        is_in_files = tiers is not None and tiers.folder is not None
+        self.saves_apart = (savers is not None or ranks.size == 1) and not is_in_files
         self._savers = savers or ranks
         self._ranks_per_node = ranks_per_node or ranks.size
 
@@ -75,22 +80,26 @@ class Ranked(World):
 
     def build(self, config: TaskConfig, *, seed: int, device: torch.device) -> Task[Any]:
         """Return the task, its tables spread and its batches shared out."""
-        with unallocated_tables() if self.size > 1 else nullcontext():
+        lies_elsewhere = self.size > 1 or self.tiers is not None
+        with unallocated_tables() if lies_elsewhere else nullcontext():
             task = config.build(seed=seed, device=device)
         tables = [each for each in task.model.modules() if isinstance(each, EmbeddingBags)]
         if self.plan is not None:
             shapes = {t.name: (t.num_rows, t.dim) for bags in tables for t in bags.tables}
             self.plan.check(shapes, self.size)
         if self.size == 1:
+            if self.tiers is not None:
+                _put_into_tiers(task.model, self.tiers, device)
             return task
         assert isinstance(task, RankingTask)
         return _SharedTask(task, self)
 
     def batches(self, task: Task[BatchType], epoch: int, start: int) -> Iterator[BatchType]:
         """Yield the batches of an epoch; what a shared task waits for it counts by itself."""
-        if self.size == 1:
-            return super().batches(task, epoch, start)
-        return task.train_batches(epoch, start)
+        if self.size > 1:
+            return task.train_batches(epoch, start)
+        batches = super().batches(task, epoch, start)
+        return batches if self.tiers is None else _with_rows_ahead(task.model, batches)
 
     def first(self, work: Callable[[], None]) -> None:
         """Let the first rank do this; its error is raised on all."""
@@ -137,7 +146,7 @@ class Ranked(World):
         tables = {
             name: module
             for name, module in model.named_modules()
-            if isinstance(module, (EmbeddingBags, ShardedEmbeddingBags))
+            if isinstance(module, (EmbeddingBags, TieredEmbeddingBags, ShardedEmbeddingBags))
             and not isinstance(_parent(model, name), ShardedEmbeddingBags)
         }
         for name, bags in tables.items():
@@ -177,7 +186,8 @@ class _SharedTask:
                 plan = world.plan_for(name, bags, task.train_batches(0, 0))
                 sharded = ShardedEmbeddingBags(
                     bags.tables, bags.optimizer, plan, world.ranks,
-                    storage=bags.storage, seed=bags.seed, options=ShardedOptions(gradient="sum"),
+                    storage=bags.storage, seed=bags.seed,
+                    options=ShardedOptions(gradient="sum", tiers=world.tiers),
                 )  # fmt: skip
                 setattr(_parent(self.model, name), name.rpartition(".")[2], sharded)
             elif isinstance(bags, Standardise):
@@ -254,8 +264,37 @@ class _Gathering(nn.Module):
         return self._shared.scores(batch, self._model)
 
 
+def _put_into_tiers(model: nn.Module, tiers: Tiers, device: torch.device) -> None:
+    """Put tiered tables where a model has tables without memory."""
+    for name, bags in list(model.named_modules()):
+        if isinstance(bags, EmbeddingBags):
+            tiered = TieredEmbeddingBags(
+                bags.tables, bags.optimizer, tiers, storage=bags.storage, seed=bags.seed
+            )
+            setattr(_parent(model, name), name.rpartition(".")[2], tiered.to(device))
+
+
+def _with_rows_ahead(model: nn.Module, batches: Iterator[BatchType]) -> Iterator[BatchType]:
+    """Yield batches, with the rows of the next one on their way to fast memory."""
+    tiered = [each for each in model.modules() if isinstance(each, TieredEmbeddingBags)]
+    waiting: BatchType | None = None
+    try:
+        for batch in batches:
+            assert isinstance(batch, RankingBatch)
+            for bags in tiered:
+                bags.prefetch(batch.features)
+            if waiting is not None:
+                yield waiting
+            waiting = batch
+        if waiting is not None:
+            yield waiting
+    finally:
+        for bags in tiered:
+            bags.forget()
+
+
 @contextmanager
-def world_here(plan: Plan | None = None) -> Iterator[World]:
+def world_here(plan: Plan | None = None, tiers: Tiers | None = None) -> Iterator[World]:
     """Yield the world that `torchrun` or `cuesta train --ranks` started this process in, or this process alone.
 
     Raises `UserError` where it is not started as one of several and a plan is for several. An error in the block is
@@ -268,7 +307,7 @@ def world_here(plan: Plan | None = None) -> Iterator[World]:
                 f"the plan is for {plan.world_size} ranks, here is one process; start it with "
                 f"--ranks {plan.world_size}, or torchrun --nproc-per-node {plan.world_size}"
             )
-        yield Ranked(Ranks(), plan)
+        yield Ranked(Ranks(), plan, tiers=tiers)
         return
     uses_gpu = torch.cuda.is_available()
     if uses_gpu:
@@ -283,7 +322,7 @@ def world_here(plan: Plan | None = None) -> Iterator[World]:
     try:
         savers = Ranks(dist.new_group(backend="gloo", timeout=_PATIENCE))
         with telling_others(store, rank, size):
-            yield Ranked(Ranks(dist.group.WORLD), plan, _local_size(), savers)
+            yield Ranked(Ranks(dist.group.WORLD), plan, _local_size(), savers, tiers)
     finally:
         dist.destroy_process_group()
 

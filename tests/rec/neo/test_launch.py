@@ -30,6 +30,7 @@ from cuesta.rec.neo import checkpoint
 from cuesta.rec.neo.launch import Ranked, world_here
 from cuesta.rec.neo.plan import Plan, TablePlan
 from cuesta.rec.neo.ranks import Ranks
+from cuesta.rec.neo.tiers import Tiers
 from tests.rec.neo.groups import run_ranks
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*Matplotlib.*")
@@ -242,3 +243,22 @@ def test_torchrun_trains_the_recipe_of_the_command_by_a_plan(tmp_path: Path) -> 
     (index,) = (tmp_path / "run" / "checkpoints").glob("*/tables/*/index.json")
     files = {part["file"] for part in json.loads(index.read_text())["parts"]}
     assert files == {f"rank-0000{rank}-of-00002.safetensors" for rank in (0, 1)}
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_tables_in_tiers_train_to_the_same_losses_and_go_on(size: int, tmp_path: Path) -> None:
+    tiers = Tiers(fast=0.1, folder=tmp_path / "files")
+    for name, each in (("plain", None), ("tiered", tiers)):
+
+        def work(ranks: Ranks, name: str = name, each: Tiers | None = each) -> TrainResult:
+            world = Seeded(ranks, tiers=each)
+            train(recipe(5), tmp_path / name, world=world)
+            return train(recipe(8), tmp_path / name, resume=True, world=Seeded(ranks, tiers=each))
+
+        run_ranks(size, work) if size > 1 else work(Ranks())
+    assert losses(tmp_path / "tiered") == losses(tmp_path / "plain")
+    plain, tiered = (
+        json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("plain", "tiered")
+    )
+    assert plain["test"] == tiered["test"]
+    assert not list((tmp_path / "files").iterdir())
