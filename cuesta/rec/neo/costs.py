@@ -1,10 +1,10 @@
 """What it costs a rank, in milliseconds a step and in bytes, to hold a part of a table: the planner's model.
 
 Bytes over bandwidths, with the terms of TorchRec's public performance model and its constants, unless others are given
-(`Constants`). A part with d columns that is asked for `ids` and gives `vectors` moves 8 ids + ids max(d, 32) s + vectors
-d f bytes in forward, s and f being the bytes of a weight and of a number on the wire; times 1.15 or 1.75 where its rows
-are narrower than 128 or 64. Backward takes twice that, and with weights of the ids 1.1 times more. What is exchanged
-depends on the scheme:
+(`Constants`). A part with d columns that is asked for `ids` and gives `vectors` moves 8 ids + ids max(d, 32) s +
+vectors d f bytes in forward, s and f being the bytes of a weight and of a number on the wire; times 1.15 or 1.75 where
+its rows are narrower than 128 or 64. Backward takes twice that, and with weights of the ids 1.1 times more. What is
+exchanged depends on the scheme:
 
 ```
 table, column        all-to-all of all pooled vectors, back of their gradients

@@ -34,8 +34,8 @@ Balance = Literal["time", "lookups", "bytes"]
 @final
 @dataclass(frozen=True, kw_only=True)
 class PlannerSettings:
-    """Say which schemes may be used, for all tables or for some by name, how narrow columns may become, and what is to be
-    even among ranks.
+    """Say which schemes may be used, for all tables or for some by name, how narrow columns may become, and what is to
+    be even among ranks.
     """
 
     schemes: tuple[Scheme, ...] = SCHEMES

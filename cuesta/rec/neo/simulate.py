@@ -8,22 +8,23 @@ Neo (ISCA 2022, arXiv 2104.05158), whose settings are known from secondary sourc
 * Dense layers run at 48 TFLOP/s, 31 % of the A100's TF32 peak: what model A's speed on one node, half of a sixteenth of
   1.2 million rows a second (paper), leaves for 638 MFLOP a row. Their optimiser is Adagrad.
 * What hides behind what, and how ranks wait for the slowest, 3 % apart: `cuesta.rec.neo.steps`.
-* The first plan evens out lookups among ranks and has whole tables, cut into a node's rows where they have no room. The
-  paper says no more of its own than that better sharding, by columns too, brought about a fifth.
+* The first plan has whole tables, cut into a node's rows where they have no room, even in time; so it comes near the
+  paper's first speed, below 700 thousand rows a second. The paper says of its own that better sharding, by columns
+  too, brought a fifth; plans that are even in lookups or bytes alone are far slower (`first`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from typing import NamedTuple
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple, final
 
 from cuesta.errors import UserError
 from cuesta.rec.neo.cluster import GIB, Cluster
 from cuesta.rec.neo.constants import Constants
 from cuesta.rec.neo.planner import Balance, Planned, PlannerSettings, make_plan
 from cuesta.rec.neo.steps import Conditions, Step, rows_per_second, step_of
-from cuesta.rec.neo.workload import Workload, paper_model
+from cuesta.rec.neo.workload import Dense, Workload, paper_model
 
 _GB = 1e9 / GIB
 PAPER_CLUSTER = Cluster(
@@ -36,8 +37,28 @@ PAPER_CLUSTER = Cluster(
     ring_across=25 * _GB,
     constants=Constants(gflops=48_000.0, latency_us=10.0),
 )
-SIZES = (8, 16, 32, 64, 128)
-_ROWS, _TIMES = 65_536, 4  # of the first global batch; that the last one is larger
+_MOST_RANKS = 4096
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class SimulateRequest:
+    """Settle what is simulated: the cluster, what hides and waits, numbers of ranks, and what the first plan evens out.
+
+    `rows` are the first global batch of the ladder, `times` by how much the last is larger. `batch_size`, `dim` and
+    `dense` are for recipes and schemas, as in `cuesta plan`.
+    """
+
+    name: str
+    sizes: tuple[int, ...] = (8, 16, 32, 64, 128)
+    first: Balance = "time"
+    rows: int = 65_536
+    times: int = 4
+    batch_size: int = 0
+    dim: int = 16
+    dense: Dense = field(default_factory=Dense)
+    cluster: Cluster = PAPER_CLUSTER
+    conditions: Conditions = field(default_factory=Conditions)
 
 
 class Simulated(NamedTuple):
@@ -58,48 +79,37 @@ def simulate(
     name: str = "",
 ) -> Simulated:
     """Return a step of a workload on a cluster, planned for it."""
-    if not 1 <= cluster.world_size <= 4096:
-        raise UserError(f"1 to 4096 ranks can be simulated, got {cluster.world_size}")
+    if cluster.world_size > _MOST_RANKS:
+        raise UserError(f"1 to {_MOST_RANKS} ranks can be simulated, got {cluster.world_size}")
     planned = make_plan(workload, cluster, settings)
     step = step_of(planned, conditions)
     return Simulated(name or workload.name, planned, step, rows_per_second(planned, step))
 
 
-def ladder(
-    name: str = "model-a",
-    cluster: Cluster = PAPER_CLUSTER,
-    conditions: Conditions | None = None,
-    *,
-    first: Balance = "lookups",
-) -> list[Simulated]:
-    """Return the paper's optimisations one after another; the first plan evens out `first`."""
+def ladder(request: SimulateRequest) -> list[Simulated]:
+    """Return the paper's optimisations one after another."""
     return [
-        simulate(workload, cluster, settings, conditions, name=words)
-        for words, workload, settings in _rungs(name, cluster.world_size, first)
+        simulate(workload, request.cluster, settings, request.conditions, name=words)
+        for words, workload, settings in _rungs(request, request.cluster.world_size)
     ]
 
 
-def weak_scaling(
-    name: str = "model-a",
-    sizes: Sequence[int] = SIZES,
-    cluster: Cluster = PAPER_CLUSTER,
-    conditions: Conditions | None = None,
-) -> list[Simulated]:
-    """Return a step on each number of ranks, each with the ladder's last batch, tables' rows growing with the ranks."""
-    *_, (_, last, _) = _rungs(name, max(sizes), "time")
+def weak_scaling(request: SimulateRequest) -> list[Simulated]:
+    """Return a step on each number of ranks, the ladder's last batch on each, tables' rows growing with the ranks."""
+    most = max(request.sizes)
+    *_, (_, last, _) = _rungs(request, most)
     found = []
-    for size in sizes:
+    for size in request.sizes:
         tables = tuple(
-            replace(table, num_rows=max(1, table.num_rows * size // max(sizes)))
-            for table in last.tables
+            replace(table, num_rows=max(1, table.num_rows * size // most)) for table in last.tables
         )
-        here = replace(cluster, world_size=size)
-        found.append(
-            simulate(
-                replace(last, tables=tables), here, conditions=conditions, name=f"{size} ranks"
-            )
-        )
+        found.append(_sized(request, replace(last, tables=tables), size))
     return found
+
+
+def scaling(request: SimulateRequest, workload: Workload) -> list[Simulated]:
+    """Return a step of a workload as it is on each number of ranks, each with its own batch."""
+    return [_sized(request, workload, size) for size in request.sizes]
 
 
 class Memory(NamedTuple):
@@ -128,18 +138,28 @@ def memory(name: str) -> list[Memory]:
     return found
 
 
+def fits_in(request: SimulateRequest, least: Memory) -> bool:
+    """Return whether tables of this size fit in the fast memory of all ranks."""
+    return least.weights + least.state <= request.cluster.world_size * request.cluster.room
+
+
+def _sized(request: SimulateRequest, workload: Workload, size: int) -> Simulated:
+    cluster = replace(request.cluster, world_size=size)
+    return simulate(workload, cluster, conditions=request.conditions, name=f"{size} ranks")
+
+
 def _rungs(
-    name: str, world_size: int, first: Balance
+    request: SimulateRequest, world_size: int
 ) -> Iterator[tuple[str, Workload, PlannerSettings]]:
     """Yield what changes, each step keeping the ones before."""
-    whole = PlannerSettings(schemes=("table", "table_row"), balance=first)
+    whole = PlannerSettings(schemes=("table", "table_row"), balance=request.first)
     free = PlannerSettings()
-    work = paper_model(name, batch_size=max(_ROWS // world_size, 1))
-    yield f"first plan, {first} even, float32", work, whole
-    yield "planned by cost, columns too", work, free
+    work = paper_model(request.name, batch_size=max(request.rows // world_size, 1))
+    yield f"whole tables, even in {request.first}", work, whole
+    yield "planned, columns too", work, free
     work = replace(work, weight_bytes=2)
     yield "tables of 16 bits", work, free
     work = replace(work, forward_bytes=2, backward_bytes=2)
     yield "16 bits on the wire", work, free
-    work = replace(work, batch_size=_TIMES * work.batch_size)
-    yield f"{_TIMES} times the batch", work, free
+    work = replace(work, batch_size=request.times * work.batch_size)
+    yield f"{request.times} times the batch", work, free

@@ -1,9 +1,9 @@
 """Whole training steps from a plan: the planner's costs run forward, with dense layers, latencies and waiting.
 
-Neo (ISCA 2022) as far as it is known. `step_of` adds all up, as a step without pipelining does; with `overlaps` it hides
-what the paper hides: ids of the next batch travel behind the top layers' forward of this one; answers
-behind the bottom layers' forward and their gradients behind the same layers' backward; the sum of dense gradients
-behind the backward of all layers. What is done by every rank takes as long as on the slowest of them: for times that
+Neo (ISCA 2022) as far as it is known. `step_of` adds all up, as a step without pipelining does; with `overlaps` it
+hides what the paper hides: ids of the next batch travel behind the top layers' forward of this one; answers behind the
+bottom layers' forward and their gradients behind the same layers' backward; the sum of dense gradients behind the
+backward of all layers. What is done by every rank takes as long as on the slowest of them: for times that
 deviate by a share `spread`, normally, the mean of the largest of W is near 1 + spread sqrt(2 ln W).
 """
 
@@ -20,7 +20,8 @@ from cuesta.rec.neo.planner import Planned
 from cuesta.rec.neo.workload import INDEX_BYTES, Workload
 
 _GRADIENT_BYTES = 4  # of a dense gradient's number
-_EXCHANGES = 5  # of a step: sizes, lengths and ids; answers; their gradients
+_ID_EXCHANGES = 3  # sizes, lengths and ids
+NUM_EXCHANGES = _ID_EXCHANGES + 3  # answers, their gradients, and those of dense layers
 
 
 @final
@@ -83,9 +84,11 @@ def step_of(planned: Planned, conditions: Conditions | None = None) -> Step:
         dense=3 * forward + update,
         lookups=lookups,
         waiting=work * conditions.spread * math.sqrt(2 * math.log(cluster.world_size)),
-        ids=shown(ids + (_EXCHANGES - 2) * latency, top * forward),
+        ids=shown(ids + _ID_EXCHANGES * latency, top * forward),
         answers=shown(_shared(busiest.forward_exchange, cluster) + latency, bottom * forward),
-        gradients=shown(_shared(busiest.backward_exchange, cluster) + latency, 2 * bottom * forward),
+        gradients=shown(
+            _shared(busiest.backward_exchange, cluster) + latency, 2 * bottom * forward
+        ),
         all_reduce=shown(reduced, 2 * (top + bottom) * forward),
         fixed=cluster.constants.step_ms,
     )
@@ -114,7 +117,7 @@ def all_to_all(num_bytes: float, cluster: Cluster) -> float:
 
 
 def _shared(exchange: float, cluster: Cluster) -> float:
-    """Return the time of an exchange that the planner takes to run at the slowest link alone, as TorchRec's model does."""
+    """Return the time of an exchange that the planner, as TorchRec's model, takes to run at the slowest link alone."""
     if cluster.num_nodes == 1:
         return exchange
     inside, across = _shares(cluster)
