@@ -23,6 +23,7 @@ BENCHES: dict[str, str] = {
     "embedding_bag": "embedding lookup and exact fused update, against FBGEMM and nn.EmbeddingBag",
     "dlrm": "training steps of one DLRM, against TorchRec with FBGEMM and plain PyTorch",
     "dlrm_sharded": "the same on 2 and 4 gloo ranks, against TorchRec with the same plan",
+    "planner": "steps of sharded tables as the calibrated planner predicts them, against the same steps",
     "jagged_attention": "softmax attention on ragged rows, against padded, nested and looped SDPA",
     "gdpa": "generalised dot-product attention on ragged rows, against padded and looped products",
     "jagged_training": "training steps with ragged histories, against the same model padded",

@@ -9,11 +9,12 @@ import dataclasses
 import json
 import platform
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, final
+from typing import Any, NamedTuple, TypeVar, final
 
 import torch
 import torch.distributed as dist
@@ -25,6 +26,7 @@ from cuesta.rec.neo.cluster import Cluster
 from cuesta.rec.neo.constants import Constants
 from cuesta.rec.neo.ranks import Ranks
 
+Result = TypeVar("Result")
 _VERSION = 1
 _KIND = "cuesta calibration"
 
@@ -49,11 +51,12 @@ class Measured(NamedTuple):
 
 def calibrate(world_size: int, sizes: Sizes | None = None) -> Calibration:
     """Return what this machine does with so many ranks on it, each a process with its share of the cores."""
-    cluster = _measured_on_ranks(world_size, sizes or Sizes())
+    cluster = on_ranks(world_size, partial(measure, sizes=sizes or Sizes()))
     cores = torch.get_num_threads()
+    name = platform.processor() or platform.machine()
     return Calibration(
         cluster=cluster,
-        machine=f"{platform.processor() or platform.machine()}, {cores} threads, torch {torch.__version__}",
+        machine=f"{name}, {cores} threads, torch {torch.__version__}",
         date=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
@@ -114,15 +117,19 @@ def _checked(given: Mapping[str, Any], usual: Cluster | Constants) -> dict[str, 
     return dict(given)
 
 
-def _measured_on_ranks(world_size: int, sizes: Sizes) -> Cluster:
+def on_ranks(world_size: int, work: Callable[[Ranks], Result]) -> Result:
+    """Return what `work` returns on the first of so many processes of this machine, each with its share of the cores.
+
+    `work` travels to the processes: it must be a function of a module, or a partial of one.
+    """
     if world_size == 1:
-        return measure(Ranks(), sizes)
+        return work(Ranks())
     context = torch.multiprocessing.get_context("spawn")
     results = context.SimpleQueue()
-    with tempfile.TemporaryDirectory(prefix="cuesta-calibrate-") as folder:
+    with tempfile.TemporaryDirectory(prefix="cuesta-ranks-") as folder:
         meeting_point = (Path(folder) / "group").as_uri()
         workers = [
-            context.Process(target=_rank, args=(rank, world_size, meeting_point, sizes, results))
+            context.Process(target=_rank, args=(rank, world_size, meeting_point, work, results))
             for rank in range(world_size)
         ]
         for worker in workers:
@@ -132,8 +139,8 @@ def _measured_on_ranks(world_size: int, sizes: Sizes) -> Cluster:
             if worker.exitcode:
                 for other in workers:
                     other.terminate()
-                raise RuntimeError(f"a rank of {world_size} failed to measure; its error is above")
-    found: Cluster = results.get()
+                raise RuntimeError(f"a rank of {world_size} failed; its error is above")
+    found: Result = results.get()
     return found
 
 
@@ -141,12 +148,12 @@ def _rank(
     rank: int,
     world_size: int,
     meeting_point: str,
-    sizes: Sizes,
+    work: Callable[[Ranks], Result],
     results: torch.multiprocessing.SimpleQueue,
 ) -> None:
     torch.set_num_threads(max(torch.get_num_threads() // world_size, 1))
     dist.init_process_group("gloo", init_method=meeting_point, rank=rank, world_size=world_size)
-    cluster = measure(Ranks(dist.group.WORLD), sizes)
+    found = work(Ranks(dist.group.WORLD))
     if rank == 0:
-        results.put(cluster)
+        results.put(found)
     dist.destroy_process_group()
