@@ -113,6 +113,8 @@ def _compared(
         add_gradients(modules.parameters(), ranks, share=1 / ranks.size)
 
     model = CuestaModel(case, "adamw", embeddings=bags, after_backward=average)
+    if ranks.rank == 0:
+        progress(f"{BENCH}: {case.name}, {_SCHEMES[scheme]}")
     seconds = []
     for work in [model.prepare(batch) for batch in batches]:
         dist.barrier()
@@ -167,10 +169,6 @@ def _cases(settings: Settings) -> list[ModelCase]:
     return [
         ModelCase(
             name="26 x 100k x 64, 10 ids, MLP 512-256 / 512-256", ids_per_bag=10, batch_size=_BATCH,
-        ),
-        ModelCase(
-            name="26 x 300k x 16, 20 ids, MLP 64 / 64",
-            rows=300_000, dim=16, ids_per_bag=20, bottom=(64,), top=(64,), batch_size=_BATCH,
         ),
         ModelCase(
             name="26 x 300k x 32, 10 even ids, MLP 64 / 64", zipf=0.0,

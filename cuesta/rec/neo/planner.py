@@ -220,7 +220,7 @@ def _place(choice: Sequence[Option], cluster: Cluster, balance: Balance) -> _Pla
     for place in by_node:
         option = choice[place]
         node_held = held[::local]
-        before = _so_far(loads, held, balance)[::local]
+        before = _so_far(loads[::local], node_held, balance)
         fits = np.where(node_held + option.num_bytes <= cluster.room, before, np.inf)
         node = int(fits.argmin())
         if not np.isfinite(fits[node]):
