@@ -100,7 +100,7 @@ def _on_rank(ranks: Ranks, settings: Settings) -> list[_Found]:
 def _compared(
     ranks: Ranks, cluster: Cluster, case: ModelCase, scheme: Scheme, settings: Settings
 ) -> _Found:
-    ids = replace(case.ids, seed=ranks.rank).batches(WARM_UP + settings.repetitions)
+    ids = replace(case.ids, seed=ranks.rank).batches(WARM_UP + _repetitions(settings))
     batches = ModelBatch.draw(case, ids)
     planned = _planned(replace(case.ids, seed=0).batches(1)[0], case, cluster, scheme)
     step = step_of(planned, Conditions(overlaps=False, spread=0.0))
@@ -123,6 +123,11 @@ def _compared(
         dist.barrier()
         seconds.append(time.perf_counter() - began)
     return _Found(case.name, scheme, step.total, f"ms: {parts}", seconds[WARM_UP:])
+
+
+def _repetitions(settings: Settings) -> int:
+    """Return half of what other benches do: steps of copies take long, and one number is compared."""
+    return max(settings.repetitions // 2, 1)
 
 
 def _planned(batch: IdBatch, case: ModelCase, cluster: Cluster, scheme: Scheme) -> Planned:

@@ -45,12 +45,15 @@ _IDS_A_BAG = 10
 @final
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """Say how much is measured: MiB of large tables, rows of a rank's batch, widths, repetitions."""
+    """Say how much is measured: MiB of large tables, KiB of a small one, rows of a rank's batch, widths of tables, of
+    answers and of dense layers, repetitions.
+    """
 
     large_mib: int = 256
     small_kib: int = 512
     rows: int = 4096
     widths: tuple[int, ...] = (16, 64, 128)
+    answer_width: int = 32
     dense_width: int = 512
     narrow_width: int = 64
     repetitions: int = 9
@@ -239,7 +242,7 @@ def _copies(
 
 def _answer_times(clock: _Clock, sizes: Sizes, scheme: Scheme) -> tuple[float, float, int]:
     """Return the seconds of answers on their way, of their gradients, and the bytes that a rank sends."""
-    ranks, rows, width = clock.ranks, sizes.rows // 4, sizes.widths[0]
+    ranks, rows, width = clock.ranks, sizes.rows // 4, sizes.answer_width
     tables = _tables(8 * ranks.size, width)
     sharding = Sharding(tables, _plan(tables, scheme, ranks.size), _OPTIMIZER, ranks.size)
     own_width = sharding.widths()[ranks.rank]
