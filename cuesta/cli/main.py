@@ -40,6 +40,7 @@ EXTRAS = {
     **dict.fromkeys(("pycolmap", "poselib", "cv2", "PIL", "h5py", "plyfile", "laspy"), "vision"),
     "viser": "view",
 }
+_WITH_SETTINGS = ("train", "plan", "simulate", "reconstruct", "depth", "masks", "fuse")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         os.environ.update({**THREAD_ENVIRONMENT, **os.environ})
     parser = build_parser()
     options, rest = parser.parse_known_args(arguments)
-    if rest and options.verb not in ("train", "plan", "reconstruct", "depth", "masks", "fuse"):
+    if rest and options.verb not in _WITH_SETTINGS:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     options.settings = rest
     try:
@@ -104,6 +105,8 @@ def build_parser() -> argparse.ArgumentParser:
 
     places = "place embedding tables on the ranks of a cluster, and say why"
     planning.add_arguments(_verb(verbs, "plan", places, add_help=False))
+    elsewhere = "simulate training steps on clusters that are not at hand"
+    planning.add_simulate_arguments(_verb(verbs, "simulate", elsewhere, add_help=False))
 
     evaluate = _verb(verbs, "eval", "evaluate a run, or scenes against truth (--task)")
     evaluate.add_argument("run", metavar="PATH", help="a run folder; with --task, scenes")
@@ -198,6 +201,7 @@ def _run(options: argparse.Namespace) -> int:
         "demo": verbs.demo,
         "train": verbs.train,
         "plan": planning.plan,
+        "simulate": planning.simulate,
         "eval": judging.judge if getattr(options, "task", None) else verbs.evaluate,
         "bench": verbs.bench,
         "reconstruct": vision.reconstruct,

@@ -6,12 +6,13 @@ outside). Every one can be given.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import final
 
 from cuesta.errors import UserError
+from cuesta.rec.neo.constants import Constants
 
-GIB = 2**30
+MIB, GIB = 2**20, 2**30
 
 
 @final
@@ -20,8 +21,9 @@ class Cluster:
     """Describe `world_size` ranks, `ranks_per_node` of them a node.
 
     Bandwidths are in GiB/s and a rank's own: `fast` of the memory that computes (a GPU's, or DRAM where the CPU
-    computes), `inside` between ranks of a node, `across` between nodes. `fast_capacity` is in GiB a rank,
-    `reserved` the share of it that is left to everything else.
+    computes), `inside` between ranks of a node, `across` between nodes; the latter two of exchanges among all, and
+    `ring_inside` and `ring_across` of all-reduces. `fast_capacity` is in GiB a rank, `reserved` the share of it that
+    is left to everything else. `constants` are what work takes beside.
     """
 
     world_size: int = 8
@@ -29,8 +31,11 @@ class Cluster:
     fast: float = 897.0
     inside: float = 600.0
     across: float = 12.5
+    ring_inside: float = 600.0
+    ring_across: float = 12.5
     fast_capacity: float = 32.0
     reserved: float = 0.15
+    constants: Constants = field(default_factory=Constants)
 
     def __post_init__(self) -> None:
         if self.world_size < 1 or self.ranks_per_node < 1:
@@ -42,7 +47,8 @@ class Cluster:
             raise UserError(
                 f"world-size {self.world_size} is no multiple of ranks-per-node {self.ranks_per_node}"
             )
-        for name in ("fast", "inside", "across", "fast_capacity"):
+        positive = ("fast", "inside", "across", "ring_inside", "ring_across", "fast_capacity")
+        for name in positive:
             if not getattr(self, name) > 0:
                 raise UserError(
                     f"cluster.{name.replace('_', '-')} must be above 0, got {getattr(self, name)}"
@@ -64,6 +70,18 @@ class Cluster:
     def exchange(self) -> float:
         """Return the bandwidth of an exchange among all ranks, GiB/s: that of the slower link in it."""
         return self.inside if self.num_nodes == 1 else self.across
+
+    @property
+    def latency(self) -> float:
+        """Return the milliseconds that an exchange among all ranks waits for its peers."""
+        return self.constants.latency_us * (self.world_size - 1) / 1e3
+
+    def all_reduce(self, num_bytes: float) -> float:
+        """Return the milliseconds of a sum over all ranks: reduced inside nodes, across them, and spread inside."""
+        local, nodes = self.local_size, self.num_nodes
+        inside = milliseconds(2 * num_bytes * (local - 1) / local, self.ring_inside)
+        across = milliseconds(2 * num_bytes / local * (nodes - 1) / nodes, self.ring_across)
+        return inside + across + self.latency
 
     @property
     def room(self) -> float:

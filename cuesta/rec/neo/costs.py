@@ -1,16 +1,17 @@
 """What it costs a rank, in milliseconds a step and in bytes, to hold a part of a table: the planner's model.
 
-Bytes over bandwidths, with the terms of TorchRec's public performance model. A part with d columns that is asked for
-`ids` and gives `vectors` moves 8 ids + ids max(d, 32) s + vectors d f bytes in forward, s and f being the bytes of a
-weight and of a number on the wire; times 1.15 or 1.75 where its rows are narrower than 128 or 64. Backward takes twice
-that, and with weights of the ids 1.1 times more. What is exchanged depends on the scheme:
+Bytes over bandwidths, with the terms of TorchRec's public performance model and its constants, unless others are given
+(`Constants`). A part with d columns that is asked for `ids` and gives `vectors` moves 8 ids + ids max(d, 32) s +
+vectors d f bytes in forward, s and f being the bytes of a weight and of a number on the wire; times 1.15 or 1.75 where
+its rows are narrower than 128 or 64. Backward takes twice that, and with weights of the ids 1.1 times more. What is
+exchanged depends on the scheme:
 
 ```
 table, column        all-to-all of all pooled vectors, back of their gradients
 row                  reduce-scatter, back an all-gather and a copy of what it brings
 table_row, grid      reduce-scatter inside a node, then all-to-all of 1 / ranks of a node across
 table_column         as column, its parts on the ranks of one node
-data                 nothing; back an all-reduce of the whole table's gradient
+data                 nothing; back an all-reduce of the whole table's gradient, or all ranks' ids and gradients
 ```
 """
 
@@ -19,20 +20,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple, get_args
 
-from cuesta.rec.neo.cluster import Cluster, milliseconds
+from cuesta.rec.neo.cluster import MIB, Cluster, milliseconds
 from cuesta.rec.neo.workload import INDEX_BYTES, TableLoad, Workload
 
 Scheme = Literal["table", "column", "row", "data", "table_row", "table_column", "grid"]
 SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
 Place = Literal["rank", "node", "everywhere"]
 
-_LEAST_WIDTH = 32  # columns that a read brings at least
-_BATCHED_COPY, _TABLE_UPDATE = (
-    2.455,
-    9.22,
-)  # bytes moved beside those that arrive; beside a dense gradient
-_BACKWARD, _WEIGHTED = 2.0, 1.1
-_INPUT_COPIES = 2  # a batch that is used and one that arrives
+_GRADIENT_BYTES = 4  # of a number that is gathered for copies
 
 
 class Cost(NamedTuple):
@@ -115,85 +110,150 @@ class _Model:
 
     def __init__(self, table: TableLoad, workload: Workload, cluster: Cluster) -> None:
         self._table, self._workload, self._cluster = table, workload, cluster
+        self._constants = cluster.constants
         self._ids = workload.batch_size * table.ids  # of one rank's batch
         self._bags = workload.batch_size * table.bags
         self._unpooled = workload.batch_size * table.unpooled
         self._vectors = self._bags + self._unpooled
+        weights = workload.num_parameters * workload.weight_bytes / cluster.world_size
+        resident = min(self._constants.cache_mib * MIB / weights, 1.0)
+        self._hot = max(table.repeated, resident)  # share of the ids whose rows are in the cache
 
     def of_ranks(self, scheme: Scheme, count: int) -> Option:
         """Cut into `count` parts of columns, each asked by all ranks."""
         world, dim = self._cluster.world_size, self._table.dim // count
-        forward = self._lookup(self._ids * world, self._vectors * world, dim, is_narrow=True)
-        sent, returned = self._wire(self._vectors * world * dim, self._cluster.exchange)
-        if world == 1:
-            sent = returned = 0.0
-        cost = Cost(forward, self._backward(forward), sent, returned)
-        size = self._size(1.0, dim, self._ids * world, self._vectors * world)
-        return Option(scheme, count, "rank", dim, cost, size)
+        ids, vectors = self._ids * world, self._vectors * world
+        penalty = self._penalty(dim)
+        sent = returned = 0.0
+        if world > 1:
+            sent, returned = self._wire(vectors * dim, self._cluster.exchange)
+            sent += self._asked(ids, vectors)
+        cost = Cost(
+            self._lookup(ids, vectors, dim, penalty) + self._constants.part_us / 1e3,
+            self._update(ids, vectors, dim, penalty),
+            sent,
+            returned,
+        )
+        return Option(scheme, count, "rank", dim, cost, self._size(1.0, dim, ids, vectors))
 
     def of_rows(self) -> Option:
         """Cut into a block of rows a rank."""
         world, dim = self._cluster.world_size, self._table.dim
         vectors = self._bags * world + self._unpooled
-        forward = self._lookup(self._ids, vectors, dim, is_narrow=False)
-        sent, returned = self._wire(vectors * dim, self._cluster.exchange)
-        returned += self._copy(vectors * dim)
-        cost = Cost(forward, self._backward(forward), sent, returned)
-        return Option(
-            "row", 1, "everywhere", dim, cost, self._size(1 / world, dim, self._ids, vectors)
-        )
+        sent, returned = self._wire(vectors * dim, self._cluster.exchange, is_sum=True)
+        size = self._size(1 / world, dim, self._ids, vectors)
+        return Option("row", 1, "everywhere", dim, self._of_sums(vectors, sent, returned), size)
 
     def of_node_rows(self, scheme: Scheme, count: int) -> Option:
         """Cut into `count` parts of columns, each into a block of rows a rank of a node."""
         world, local = self._cluster.world_size, self._cluster.local_size
         dim, ids = self._table.dim // count, self._ids * world / local
         vectors = self._bags * world + self._unpooled * world / local
-        forward = self._lookup(ids, vectors, dim, is_narrow=False)
-        sent, returned = self._wire(vectors * dim, self._cluster.inside)
+        sent, returned = self._wire(vectors * dim, self._cluster.inside, is_sum=True)
         far_sent, far_returned = self._wire(vectors * dim / local, self._cluster.across)
-        returned += far_returned + self._copy(vectors * dim)
-        cost = Cost(forward, self._backward(forward), sent + far_sent, returned)
+        cost = self._of_sums(vectors, sent + far_sent, returned + far_returned, ids, dim)
         return Option(scheme, count, "node", dim, cost, self._size(1 / local, dim, ids, vectors))
 
     def of_copies(self) -> Option:
         """Give every rank the whole table."""
+        dim, forward = self._table.dim, self._lookup(self._ids, self._vectors, self._table.dim)
+        held = self._size(1.0, dim, self._ids, self._vectors)
+        if self._constants.copies == "gathered":
+            back, returned, buffer = self._gathered_update()
+        else:
+            back, returned, buffer = self._reduced_update()
+        cost = Cost(forward + self._constants.part_us / 1e3, back, 0.0, returned)
+        return Option("data", 1, "everywhere", dim, cost, held + buffer)
+
+    def _of_sums(
+        self, vectors: float, sent: float, returned: float, ids: float = 0.0, dim: int = 0
+    ) -> Cost:
+        """Return the cost of a part of the rows, which gives sums for all vectors."""
+        ids, dim = ids or self._ids, dim or self._table.dim
+        return Cost(
+            self._lookup(ids, vectors, dim) + self._constants.part_us / 1e3,
+            self._update(ids, vectors, dim),
+            sent + self._asked(ids, vectors),
+            returned,
+        )
+
+    def _reduced_update(self) -> tuple[float, float, float]:
+        """Return the milliseconds of backward and of its exchange, and the bytes of a dense gradient."""
         cluster, dim = self._cluster, self._table.dim
-        forward = self._lookup(self._ids, self._vectors, dim, is_narrow=False)
         size = float(self._table.num_rows * dim * self._workload.weight_bytes)
-        update = milliseconds(_TABLE_UPDATE * size, cluster.fast)
+        update = milliseconds(self._constants.table_update * size, cluster.fast)
         returned = 0.0
         if cluster.world_size > 1:
             nodes = min(cluster.num_nodes, 2)
             passes = (2 * nodes - 1) / nodes * (2 if cluster.num_nodes > 2 else 1)
             returned = milliseconds(passes * size, cluster.exchange * cluster.local_size)
-        cost = Cost(forward, self._backward(forward) + update, 0.0, returned)
-        own = self._size(1.0, dim, self._ids, self._vectors) + size  # and a dense gradient
-        return Option("data", 1, "everywhere", dim, cost, own)
+        return self._update(self._ids, self._vectors, dim) + update, returned, size
 
-    def _lookup(self, ids: float, vectors: float, dim: int, *, is_narrow: bool) -> float:
-        read = ids * INDEX_BYTES * (2 if self._table.is_weighted else 1)
-        looked_up = ids * max(dim, _LEAST_WIDTH) * self._workload.weight_bytes
-        written = vectors * dim * self._workload.forward_bytes
-        penalty = (1.0 if dim >= 128 else 1.15 if dim >= 64 else 1.75) if is_narrow else 1.0
-        return milliseconds((read + looked_up + written) * penalty, self._cluster.fast)
+    def _gathered_update(self) -> tuple[float, float, float]:
+        """Return the same where every rank gets the ids and float32 gradients of all and applies them."""
+        cluster, dim = self._cluster, self._table.dim
+        ids, vectors = self._ids * cluster.world_size, self._vectors * cluster.world_size
+        back = self._update(ids, vectors, dim)
+        if cluster.world_size == 1:
+            return back, 0.0, 0.0
+        gathered = ids * INDEX_BYTES + vectors * dim * _GRADIENT_BYTES
+        copied = milliseconds(gathered * self._constants.copy_backward, cluster.fast)
+        return back, milliseconds(gathered, cluster.exchange) + copied, gathered
 
-    def _backward(self, forward: float) -> float:
-        return forward * (_BACKWARD + (_WEIGHTED if self._table.is_weighted else 0.0))
-
-    def _wire(self, numbers: float, bandwidth: float) -> tuple[float, float]:
-        """Return how long numbers take forward, and their gradients back."""
-        return (
-            milliseconds(numbers * self._workload.forward_bytes, bandwidth),
-            milliseconds(numbers * self._workload.backward_bytes, bandwidth),
+    def _lookup(self, ids: float, vectors: float, dim: int, penalty: float = 1.0) -> float:
+        """Return the milliseconds of forward."""
+        apart, rows = self._moved(ids, vectors, dim, penalty)
+        return apart + self._share(self._constants.cached) * (
+            rows + ids * self._constants.id_ns / 1e6
         )
 
-    def _copy(self, numbers: float) -> float:
-        moved = numbers * self._workload.backward_bytes * _BATCHED_COPY
-        return milliseconds(moved, self._cluster.fast)
+    def _update(self, ids: float, vectors: float, dim: int, penalty: float = 1.0) -> float:
+        """Return the milliseconds of backward with the optimiser."""
+        constants = self._constants
+        times = constants.backward + (constants.weighted if self._table.is_weighted else 0.0)
+        apart, rows = self._moved(ids, vectors, dim, penalty)
+        return times * apart + self._share(constants.cached_update) * (
+            times * rows + ids * constants.update_ns / 1e6
+        )
+
+    def _moved(self, ids: float, vectors: float, dim: int, penalty: float) -> tuple[float, float]:
+        """Return the milliseconds of the bytes of ids and vectors, and of those of rows."""
+        read = ids * INDEX_BYTES * (2 if self._table.is_weighted else 1)
+        written = vectors * dim * self._workload.forward_bytes
+        rows = ids * max(dim, self._constants.least_width) * self._workload.weight_bytes
+        fast = self._cluster.fast
+        return milliseconds((read + written) * penalty, fast), milliseconds(rows * penalty, fast)
+
+    def _share(self, cached: float) -> float:
+        """Return what ids take, some of their rows being in the cache."""
+        return 1 - self._hot + self._hot * cached
+
+    def _penalty(self, dim: int) -> float:
+        constants = self._constants
+        return 1.0 if dim >= 128 else constants.medium if dim >= 64 else constants.narrow
+
+    def _asked(self, ids: float, vectors: float) -> float:
+        """Return how long it takes to ask for ids and to be asked."""
+        return (ids * self._constants.asked_ns + vectors * self._constants.bag_ns) / 1e6
+
+    def _wire(
+        self, numbers: float, bandwidth: float, *, is_sum: bool = False
+    ) -> tuple[float, float]:
+        """Return how long numbers take forward, and their gradients back, with what is copied around that."""
+        constants, fast = self._constants, self._cluster.fast
+        there = numbers * self._workload.forward_bytes
+        back = numbers * self._workload.backward_bytes
+        copied = constants.copy_forward + (constants.sum_forward if is_sum else 0.0)
+        copied_back = constants.copy_backward + (constants.sum_backward if is_sum else 0.0)
+        return (
+            milliseconds(there, bandwidth) + milliseconds(there * copied, fast),
+            milliseconds(back, bandwidth) + milliseconds(back * copied_back, fast),
+        )
 
     def _size(self, share: float, dim: int, ids: float, vectors: float) -> float:
         """Return the bytes of this share of the rows with their state, of the ids that arrive and of what is sent."""
         workload, rows = self._workload, self._table.num_rows * share
         weight = workload.weight_bytes + workload.state_bytes_a_weight
         held = rows * (dim * weight + workload.state_bytes_a_row)
-        return held + _INPUT_COPIES * ids * INDEX_BYTES + vectors * dim * workload.forward_bytes
+        waiting = self._constants.input_copies * ids * INDEX_BYTES
+        return held + waiting + vectors * dim * workload.forward_bytes

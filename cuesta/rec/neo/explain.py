@@ -9,6 +9,7 @@ from typing import Any
 from cuesta.rec.neo.cluster import GIB
 from cuesta.rec.neo.costs import Cost
 from cuesta.rec.neo.planner import Planned
+from cuesta.rec.neo.steps import Conditions, step_of
 
 _TERMS = ("lookups forward", "lookups backward", "exchange forward", "exchange backward")
 _MOST_RANKS, _NUM_REJECTED = 16, 3
@@ -35,6 +36,7 @@ def to_json(planned: Planned) -> dict[str, Any]:
         "plan": planned.plan.to_json(),
         "milliseconds": planned.rating,
         "balance": planned.balance,
+        "step": step_of(planned, Conditions(overlaps=False, spread=0.0))._asdict(),
         "ranks": [{"cost": rank.cost._asdict(), "bytes": rank.num_bytes} for rank in planned.ranks],
         "tables": {
             name: {
@@ -72,8 +74,15 @@ def _head(planned: Planned) -> Iterator[str]:
         f"a step takes {cost.total:.3f} ms in rank {busiest}, {planned.balance:.3f} x the mean; what binds is "
         f"{_TERMS[term]}, {cost[term] / max(cost.total, 1e-12):.0%} of it"
     )
+    if planned.workload.dense.parameters:
+        step = step_of(planned, Conditions(overlaps=False, spread=0.0))
+        yield (
+            f"with dense layers {step.total:.3f} ms: {step.dense:.3f} of these, {step.all_reduce:.3f} of their sums "
+            f"over ranks, {step.ids:.3f} of ids that nothing hides, {step.fixed:.3f} whatever is done"
+        )
     yield (
-        f"the fullest rank holds {fullest / GIB:.2f} GiB of the {cluster.room / GIB:.2f} GiB that it has for tables"
+        f"the fullest rank holds {fullest / GIB:.2f} GiB of the {cluster.room / GIB:.2f} GiB that it has for tables, "
+        f"{max(planned.held()) / GIB:.2f} of them weights and their state"
     )
 
 

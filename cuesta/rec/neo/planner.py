@@ -4,14 +4,15 @@ Proposals cut tables in different ways: every table where it costs all ranks lea
 load into smaller parts, for several shares; every table by rows; whole tables alone, the naive plan, to compare with.
 Each is placed: parts of all ranks first, those of nodes on the least loaded one, then those of ranks, by size and by
 the largest-differencing method, within memory. A table that has no room is cut further. The best rating wins, the
-time of the busiest rank.
+time of the busiest rank. Where `balance` is not "time" there is one proposal, every table by the first scheme and cut
+only where it has no room: a first plan, of someone who evens out "lookups" or "bytes" and has no model of exchanges.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, final
+from typing import Literal, NamedTuple, final
 
 import numpy as np
 
@@ -24,17 +25,23 @@ from cuesta.rec.neo.workload import Workload
 
 _SHARES = (1.0, 0.5, 0.25, 0.125)  # of the mean load, above which a proposal cuts a table
 _MOST_CUTS = 10_000  # times that a proposal may cut a table further for want of room
-_WHOLE = "whole tables"
+_WHOLE, _FIRST = "whole tables", "the first scheme, cut where there is no room"
+
+
+Balance = Literal["time", "lookups", "bytes"]
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class PlannerSettings:
-    """Say which schemes may be used, for all tables or for some by name, and how narrow columns may become."""
+    """Say which schemes may be used, for all tables or for some by name, how narrow columns may become, and what is to
+    be even among ranks.
+    """
 
     schemes: tuple[Scheme, ...] = SCHEMES
     schemes_of: Mapping[str, tuple[Scheme, ...]] | None = None
     least_columns: int = 32
+    balance: Balance = "time"
 
 
 class RankLoad(NamedTuple):
@@ -80,6 +87,15 @@ class Planned:
         """Return the milliseconds of the busiest rank."""
         return max(rank.cost.total for rank in self.ranks)
 
+    def held(self) -> list[int]:
+        """Return the bytes of weights and their optimiser's state on each rank: what lasts from step to step."""
+        work, held = self.workload, [0] * self.cluster.world_size
+        for table in self.plan.tables.values():
+            for rank, (first, end), (left, right) in table.shards():
+                weight = work.weight_bytes + work.state_bytes_a_weight
+                held[rank] += (end - first) * ((right - left) * weight + work.state_bytes_a_row)
+        return held
+
     @property
     def balance(self) -> float:
         """Return the busiest rank's load over the mean."""
@@ -102,9 +118,11 @@ def make_plan(
     ways = [_ways(workload, cluster, settings, place) for place in range(len(workload.tables))]
     best: tuple[float, _Placed, list[Option]] | None = None
     proposals, failure = [], None
-    for name, choice in _proposals(ways, cluster):
+    balance = settings.balance
+    first = [(_FIRST, [found[0] for found in ways])]
+    for name, choice in _proposals(ways, cluster) if balance == "time" else first:
         try:
-            placed, used = _fitted(choice, ways, cluster, may_cut=name != _WHOLE)
+            placed, used = _fitted(choice, ways, cluster, balance, may_cut=name != _WHOLE)
         except NoRoomError as error:
             failure = failure if failure and failure.missing <= error.missing else error
             table = workload.tables[error.item].name
@@ -161,13 +179,18 @@ def _proposals(
 
 
 def _fitted(
-    choice: Sequence[Option], ways: Sequence[Sequence[Option]], cluster: Cluster, *, may_cut: bool
+    choice: Sequence[Option],
+    ways: Sequence[Sequence[Option]],
+    cluster: Cluster,
+    balance: Balance,
+    *,
+    may_cut: bool,
 ) -> tuple[_Placed, list[Option]]:
     """Return where parts go, and the choice after tables without room were cut further."""
     choice = list(choice)
     for _ in range(_MOST_CUTS):
         try:
-            return _place(choice, cluster), choice
+            return _place(choice, cluster, balance), choice
         except NoRoomError as error:
             now = choice[error.item].num_bytes
             smaller = [option for option in ways[error.item] if option.num_bytes < now]
@@ -177,7 +200,7 @@ def _fitted(
     raise NoRoomError(0, cluster.room)
 
 
-def _place(choice: Sequence[Option], cluster: Cluster) -> _Placed:
+def _place(choice: Sequence[Option], cluster: Cluster, balance: Balance) -> _Placed:
     """Return where parts go. Raises `NoRoomError` with the number of a table."""
     world, local = cluster.world_size, cluster.local_size
     loads, held = np.zeros((world, 4)), np.zeros(world)
@@ -197,7 +220,8 @@ def _place(choice: Sequence[Option], cluster: Cluster) -> _Placed:
     for place in by_node:
         option = choice[place]
         node_held = held[::local]
-        fits = np.where(node_held + option.num_bytes <= cluster.room, loads[::local].sum(1), np.inf)
+        before = _so_far(loads[::local], node_held, balance)
+        fits = np.where(node_held + option.num_bytes <= cluster.room, before, np.inf)
         node = int(fits.argmin())
         if not np.isfinite(fits[node]):
             raise NoRoomError(place, float(node_held.min() + option.num_bytes - cluster.room))
@@ -206,18 +230,22 @@ def _place(choice: Sequence[Option], cluster: Cluster) -> _Placed:
         held[own] += option.num_bytes
         ranks[place] += range(node * local, (node + 1) * local)
     if by_rank:
-        _place_parts(choice, by_rank, cluster, _Placed(ranks, loads, held))
+        _place_parts(choice, by_rank, cluster, _Placed(ranks, loads, held), balance)
     return _Placed(ranks, loads, held)
 
 
 def _place_parts(
-    choice: Sequence[Option], parts: Sequence[int], cluster: Cluster, placed: _Placed
+    choice: Sequence[Option],
+    parts: Sequence[int],
+    cluster: Cluster,
+    placed: _Placed,
+    balance: Balance,
 ) -> None:
     """Place parts on single ranks, in the better of two ways."""
-    costs = np.array([choice[place].cost.total for place in parts])
     sizes = np.array([choice[place].num_bytes for place in parts])
+    costs = _so_far(np.array([choice[place].cost for place in parts]), sizes, balance)
     room = Room(sizes, cluster.room - placed.held)
-    before = placed.loads.sum(1)
+    before = _so_far(placed.loads, placed.held, balance)
     found = []
     try:
         found.append(greedy(costs, before, room))
@@ -234,6 +262,13 @@ def _place_parts(
         placed.ranks[place].append(rank)
         placed.loads[rank] += choice[place].cost
         placed.held[rank] += choice[place].num_bytes
+
+
+def _so_far(loads: np.ndarray, held: np.ndarray, balance: Balance) -> np.ndarray:
+    """Return what is to be even, of loads [N, 4] and bytes [N]."""
+    if balance == "bytes":
+        return held.copy()
+    return np.asarray(loads.sum(1) if balance == "time" else loads[:, :2].sum(1))
 
 
 def _largest(choice: Sequence[Option], place: str) -> int:

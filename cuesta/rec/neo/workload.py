@@ -8,6 +8,7 @@ looked-up ids are drawn from a seed, log-normal with the means that are known, a
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple, final
 
 import numpy as np
@@ -23,6 +24,7 @@ class TableLoad:
     """Say how large a table is and what one row of a batch asks of it.
 
     `ids` are looked up in it; they are pooled into `bags` vectors, but for `unpooled` ones, which get a vector each.
+    `repeated` is the share of a batch's ids that were in it before.
     """
 
     name: str
@@ -32,6 +34,7 @@ class TableLoad:
     bags: int = 1
     unpooled: float = 0.0
     is_weighted: bool = False
+    repeated: float = 0.0
 
     def __post_init__(self) -> None:
         if min(self.num_rows, self.dim) < 1:
@@ -43,13 +46,28 @@ class TableLoad:
                 f"table {self.name!r}: bags must not be negative nor unpooled ids more than all, got "
                 f"{self.bags}, {self.unpooled} and {self.ids}"
             )
+        if not 0 <= self.repeated <= 1:
+            raise UserError(f"table {self.name!r}: repeated must be in [0, 1], got {self.repeated}")
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Dense:
+    """Describe the layers that every rank has a copy of: what a row takes forward, in MFLOP and in numbers between
+    layers, and their weights. `bottom` is the share of the layers that need no answer of a table.
+    """
+
+    mflops: float = 0.0
+    activations: float = 0.0
+    parameters: float = 0.0
+    bottom: float = 0.2
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Workload:
     """Hold the tables, the rows of a rank's batch, and bytes: of a stored weight, of the optimiser's state a row and a
-    weight, and of a number on the wire, forward and backward.
+    weight, and of a number on the wire, forward and backward; and the dense layers.
     """
 
     name: str
@@ -60,6 +78,7 @@ class Workload:
     state_bytes_a_weight: int = 0
     forward_bytes: int = 4
     backward_bytes: int = 4
+    dense: Dense = Dense()
 
     def __post_init__(self) -> None:
         names = [table.name for table in self.tables]
@@ -78,7 +97,7 @@ class Workload:
         """Return the bytes of all tables with their states."""
         return sum(self.table_bytes(table) for table in self.tables)
 
-    @property
+    @cached_property
     def num_parameters(self) -> int:
         """Return how many weights the tables have."""
         return sum(table.num_rows * table.dim for table in self.tables)
@@ -86,7 +105,8 @@ class Workload:
 
 class _Known(NamedTuple):
     """Hold what is known of a model of the paper (arXiv 2104.05158), from secondary sources: the number of weights and
-    tables, and the means of their columns and of the ids that a row looks up in one.
+    tables, the means of their columns and of the ids that a row looks up in one; MFLOP a row, dense layers and their
+    mean width.
     """
 
     parameters: float
@@ -94,12 +114,17 @@ class _Known(NamedTuple):
     dims: tuple[int, ...]
     mean_dim: float
     ids: float
+    mflops: float
+    num_layers: int
+    width: float
 
 
 PAPER = {
-    "model-a": _Known(793e9, 1000, (4, 32, 64, 96, 128, 192, 256, 384), 93.0, 15.0),
-    "model-f": _Known(12e12, 24, (256,), 256.0, 20.0),
-    "model-i": _Known(332e9, 300, (64, 92, 128), 92.0, 70.0),
+    "model-a": _Known(
+        793e9, 1000, (4, 32, 64, 96, 128, 192, 256, 384), 93.0, 15.0, 638.0, 20, 3375.0
+    ),
+    "model-f": _Known(12e12, 24, (256,), 256.0, 20.0, 5.0, 7, 490.0),
+    "model-i": _Known(332e9, 300, (64, 92, 128), 92.0, 70.0, 60.0, 43, 682.0),
 }
 
 
@@ -129,6 +154,11 @@ def paper_model(
         tables=tables,
         batch_size=batch_size,
         weight_bytes=weight_bytes,
+        dense=Dense(
+            mflops=known.mflops,
+            activations=known.num_layers * known.width,
+            parameters=known.num_layers * known.width**2,
+        ),
     )
 
 
