@@ -21,7 +21,7 @@ from cuesta.cli import (
     planning,
     publishing,
     ranks,
-    tiers,
+    tables,
 )
 from cuesta.errors import UserError
 
@@ -92,7 +92,7 @@ def build_parser() -> argparse.ArgumentParser:
     train.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
     train.add_argument("--overwrite", action="store_true", help="replace the run in the folder")
     train.add_argument("--plan", help="how ranks share the tables: a file of `cuesta plan --out`")
-    tiers.add_arguments(train)
+    tables.add_arguments(train)
     train.add_argument(
         "--wait-for-saves",
         action="store_true",

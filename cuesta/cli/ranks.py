@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, final
 
-from cuesta.cli import tiers
+from cuesta.cli import tables
 from cuesta.engine.workers import Backend, Command, LocalBackend, Outcome, RayBackend
 from cuesta.errors import UserError
 
@@ -103,7 +103,7 @@ def _arguments(options: argparse.Namespace, folder: Path) -> list[str]:
         words += ["--device", options.device]
     if options.plan is not None:
         words += ["--plan", str(Path(options.plan).resolve())]
-    return [*words, *tiers.words_of(options), *options.settings]
+    return [*words, *tables.words_of(options), *options.settings]
 
 
 def _run(

@@ -13,7 +13,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cuesta.cli import ranks, tiers
+from cuesta.cli import ranks, tables
 from cuesta.cli.recipes import RECIPES, recipe_named
 from cuesta.errors import UserError
 
@@ -93,7 +93,7 @@ def train(options: argparse.Namespace) -> int:
     goes_on = is_restarted() and RunFolder(folder).recipe.exists()
     try:
         plan = None if options.plan is None else read_plan(options.plan)
-        with world_here(plan, tiers.tiers_of(options)) as world:
+        with world_here(plan, tables.sharded_options(options)) as world:
             result = _train(
                 recipe,
                 folder,

@@ -11,7 +11,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,8 @@ class Ranked(World):
 
     Tables are spread by `plan`, or as the planner finds best for the ids of the first batches. `savers`, the same ranks
     in a group of their own, agree on what is saved while these train; without them training waits for saves, and so it
-    does where `tiers` put tables into files, which are not copied.
+    does where `options.tiers` put tables into files, which are not copied. Losses are parts of a sum, whatever
+    `options.gradient` says.
     """
 
     def __init__(
@@ -62,13 +63,14 @@ class Ranked(World):
         plan: Plan | None = None,
         ranks_per_node: int = 0,
         savers: Ranks | None = None,
-        tiers: Tiers | None = None,
+        options: ShardedOptions | None = None,
     ) -> None:
         super().__init__()
         self.ranks, self.plan = ranks, plan
         self.rank, self.size = ranks.rank, ranks.size
         self.waits = ranks.waits
-        self.tiers = tiers
+        self.options = replace(options or ShardedOptions(), gradient="sum")
+        tiers = self.options.tiers
         is_in_files = tiers is not None and tiers.folder is not None
         self.saves_apart = (savers is not None or ranks.size == 1) and not is_in_files
         self._savers = savers or ranks
@@ -80,7 +82,8 @@ class Ranked(World):
 
     def build(self, config: TaskConfig, *, seed: int, device: torch.device) -> Task[Any]:
         """Return the task, its tables spread and its batches shared out."""
-        lies_elsewhere = self.size > 1 or self.tiers is not None
+        tiers = self.options.tiers
+        lies_elsewhere = self.size > 1 or tiers is not None
         with unallocated_tables() if lies_elsewhere else nullcontext():
             task = config.build(seed=seed, device=device)
         tables = [each for each in task.model.modules() if isinstance(each, EmbeddingBags)]
@@ -88,8 +91,8 @@ class Ranked(World):
             shapes = {t.name: (t.num_rows, t.dim) for bags in tables for t in bags.tables}
             self.plan.check(shapes, self.size)
         if self.size == 1:
-            if self.tiers is not None:
-                _put_into_tiers(task.model, self.tiers, device)
+            if tiers is not None:
+                _put_into_tiers(task.model, tiers, device)
             return task
         assert isinstance(task, RankingTask)
         return _SharedTask(task, self)
@@ -99,7 +102,8 @@ class Ranked(World):
         if self.size > 1:
             return task.train_batches(epoch, start)
         batches = super().batches(task, epoch, start)
-        return batches if self.tiers is None else _with_rows_ahead(task.model, batches)
+        is_plain = self.options.tiers is None
+        return batches if is_plain else _with_rows_ahead(task.model, batches)
 
     def first(self, work: Callable[[], None]) -> None:
         """Let the first rank do this; its error is raised on all."""
@@ -186,8 +190,7 @@ class _SharedTask:
                 plan = world.plan_for(name, bags, task.train_batches(0, 0))
                 sharded = ShardedEmbeddingBags(
                     bags.tables, bags.optimizer, plan, world.ranks,
-                    storage=bags.storage, seed=bags.seed,
-                    options=ShardedOptions(gradient="sum", tiers=world.tiers),
+                    storage=bags.storage, seed=bags.seed, options=world.options,
                 )  # fmt: skip
                 setattr(_parent(self.model, name), name.rpartition(".")[2], sharded)
             elif isinstance(bags, Standardise):
@@ -294,7 +297,7 @@ def _with_rows_ahead(model: nn.Module, batches: Iterator[BatchType]) -> Iterator
 
 
 @contextmanager
-def world_here(plan: Plan | None = None, tiers: Tiers | None = None) -> Iterator[World]:
+def world_here(plan: Plan | None = None, options: ShardedOptions | None = None) -> Iterator[World]:
     """Yield the world that `torchrun` or `cuesta train --ranks` started this process in, or this process alone.
 
     Raises `UserError` where it is not started as one of several and a plan is for several. An error in the block is
@@ -307,7 +310,7 @@ def world_here(plan: Plan | None = None, tiers: Tiers | None = None) -> Iterator
                 f"the plan is for {plan.world_size} ranks, here is one process; start it with "
                 f"--ranks {plan.world_size}, or torchrun --nproc-per-node {plan.world_size}"
             )
-        yield Ranked(Ranks(), plan, tiers=tiers)
+        yield Ranked(Ranks(), plan, options=options)
         return
     uses_gpu = torch.cuda.is_available()
     if uses_gpu:
@@ -322,7 +325,7 @@ def world_here(plan: Plan | None = None, tiers: Tiers | None = None) -> Iterator
     try:
         savers = Ranks(dist.new_group(backend="gloo", timeout=_PATIENCE))
         with telling_others(store, rank, size):
-            yield Ranked(Ranks(dist.group.WORLD), plan, _local_size(), savers, tiers)
+            yield Ranked(Ranks(dist.group.WORLD), plan, _local_size(), savers, options)
     finally:
         dist.destroy_process_group()
 

@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 
 from cuesta.engine.finish import TrainResult
 from cuesta.engine.loop import train
+from cuesta.engine.progress import Progress
 from cuesta.engine.recipe import LoopConfig, Recipe
 from cuesta.engine.run_folder import RunFolder, read_journal
 from cuesta.engine.task import Task, TaskConfig
@@ -30,6 +31,7 @@ from cuesta.rec.neo import checkpoint
 from cuesta.rec.neo.launch import Ranked, world_here
 from cuesta.rec.neo.plan import Plan, TablePlan
 from cuesta.rec.neo.ranks import Ranks
+from cuesta.rec.neo.sharded import ShardedOptions
 from cuesta.rec.neo.tiers import Tiers
 from tests.rec.neo.groups import run_ranks
 
@@ -245,15 +247,28 @@ def test_torchrun_trains_the_recipe_of_the_command_by_a_plan(tmp_path: Path) -> 
     assert files == {f"rank-0000{rank}-of-00002.safetensors" for rank in (0, 1)}
 
 
+class KilledError(Exception):
+    pass
+
+
+def kill_at_5(progress: Progress) -> None:
+    if progress.step == 5:
+        raise KilledError
+
+
 @pytest.mark.parametrize("size", [1, 2])
 def test_tables_in_tiers_train_to_the_same_losses_and_go_on(size: int, tmp_path: Path) -> None:
     tiers = Tiers(fast=0.1, folder=tmp_path / "files")
     for name, each in (("plain", None), ("tiered", tiers)):
 
-        def work(ranks: Ranks, name: str = name, each: Tiers | None = each) -> TrainResult:
-            world = Seeded(ranks, tiers=each)
-            train(recipe(5), tmp_path / name, world=world)
-            return train(recipe(8), tmp_path / name, resume=True, world=Seeded(ranks, tiers=each))
+        def work(ranks: Ranks, name: str = name, each: Tiers | None = each) -> None:
+            options = ShardedOptions(tiers=each)
+            with pytest.raises(KilledError):
+                train(
+                    recipe(), tmp_path / name, world=Seeded(ranks, options=options),
+                    on_progress=kill_at_5,
+                )  # fmt: skip
+            train(recipe(), tmp_path / name, resume=True, world=Seeded(ranks, options=options))
 
         run_ranks(size, work) if size > 1 else work(Ranks())
     assert losses(tmp_path / "tiered") == losses(tmp_path / "plain")

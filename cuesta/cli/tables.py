@@ -1,4 +1,4 @@
-"""The flags of `cuesta train` that put tables larger than fast memory into tiers."""
+"""The flags of `cuesta train` that say where tables lie, and how what ranks exchange travels."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 from cuesta.errors import UserError
 
 if TYPE_CHECKING:
+    from cuesta.rec.neo.sharded import ShardedOptions
     from cuesta.rec.neo.tiers import Tiers
 
-_FLAGS = ("fast_share", "host_share", "table_files", "leaves_first")
+_FLAGS = ("fast_share", "host_share", "table_files", "leaves_first", "wire")
 _POLICIES = ("longest-ago", "least-often")
+_WIRES = ("32", "16")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,12 +40,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=_POLICIES,
         help="the row that leaves for another: used longest ago, or least often (longest-ago)",
     )
+    parser.add_argument(
+        "--wire",
+        choices=_WIRES,
+        help="what ranks exchange travels in 32 bits, or in 16: float16 forward, bfloat16 back (32)",
+    )
 
 
-def tiers_of(options: argparse.Namespace) -> Tiers | None:
-    """Return what the flags say; None without any. Raises `UserError` where they do not go together."""
+def sharded_options(options: argparse.Namespace) -> ShardedOptions:
+    """Return what the flags say. Raises `UserError` where they do not go together."""
+    from cuesta.rec.neo.exchange import Wire
+    from cuesta.rec.neo.sharded import ShardedOptions
+
+    wire = Wire(forward="float16", backward="bfloat16") if options.wire == "16" else Wire()
+    return ShardedOptions(wire=wire, tiers=_tiers_of(options))
+
+
+def _tiers_of(options: argparse.Namespace) -> Tiers | None:
     if options.fast_share is None:
-        if words_of(options):
+        if options.table_files or options.host_share or options.leaves_first:
             raise UserError("say with --fast-share what share of the rows fast memory holds")
         return None
     from cuesta.rec.neo.tiers import Tiers
