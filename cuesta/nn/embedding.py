@@ -35,6 +35,7 @@ from cuesta.ragged import Ragged, RaggedFeatures
 Storage = Literal["float32", "bfloat16", "float16"]
 _is_unallocated: ContextVar[bool] = ContextVar("unallocated_tables", default=False)
 CACHE_LINE = 64  # bytes
+DRAWN_AT_ONCE = 1 << 20  # weights that are rounded
 
 
 @final
@@ -333,8 +334,13 @@ def draw_into(tables: Sequence[Table], views: Sequence[Float[Tensor, "rows D"]],
 
 
 def _drawn(values: Tensor, table: Table, generator: torch.Generator) -> Tensor:
+    """Draw float32 numbers, whatever they are rounded to."""
     bound = table.init_scale * table.num_rows**-0.5
-    return values.uniform_(-bound, bound, generator=generator)
+    if values.dtype is torch.float32:
+        return values.uniform_(-bound, bound, generator=generator)
+    for part in values.view(-1).split(DRAWN_AT_ONCE):
+        part.copy_(torch.empty(part.shape).uniform_(-bound, bound, generator=generator))
+    return values
 
 
 def _initial(tables: Sequence[Table], dtype: torch.dtype, seed: int) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from torch import Tensor, nn
 
-from cuesta.nn import EmbeddingBags, Table
+from cuesta.nn import EmbeddingBags, Storage, Table
 from cuesta.ops import SGD, PartialRowwiseAdam, RowwiseAdagrad
 from cuesta.ragged import Ragged, RaggedFeatures
 from tests.laws import ragged_features
@@ -155,3 +155,13 @@ def test_mistakes_are_named() -> None:
         make().rows(batch(), ["feature0"])
     with pytest.raises(KeyError, match="no feature 'feature3'"):
         make()(batch().select(["feature0", "feature1"]))
+
+
+@pytest.mark.parametrize("storage", ["float16", "bfloat16"])
+def test_tables_of_16_bits_start_as_those_of_32_rounded(storage: Storage) -> None:
+    tables = [Table(name="item", num_rows=70_001, dim=16), Table(name="tag", num_rows=3, dim=5)]
+    wide = EmbeddingBags(tables, SGD(), seed=4)
+    narrow = EmbeddingBags(tables, SGD(), seed=4, storage=storage)
+    for table in tables:
+        expected = wide.table(table.name).to(getattr(torch, storage))
+        assert torch.equal(narrow.table(table.name), expected)

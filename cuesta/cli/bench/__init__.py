@@ -25,6 +25,7 @@ BENCHES: dict[str, str] = {
     "dlrm_sharded": "the same on 2 and 4 gloo ranks, against TorchRec with the same plan",
     "tiers": "training steps of a DLRM four times larger than its memory, against one that fits",
     "planner": "steps of sharded tables as the calibrated planner predicts them, against the same steps",
+    "low_precision": "test NE with tables and exchanges in 16 bits, against float32",
     "jagged_attention": "softmax attention on ragged rows, against padded, nested and looped SDPA",
     "gdpa": "generalised dot-product attention on ragged rows, against padded and looped products",
     "jagged_training": "training steps with ragged histories, against the same model padded",
