@@ -11,11 +11,10 @@ logits must be equal to the bit.
 from __future__ import annotations
 
 import random
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -49,6 +48,7 @@ from cuesta.cli.bench.sharded_models import (
 )
 from cuesta.ops import force_body
 from cuesta.ragged import RaggedFeatures
+from cuesta.rec.neo.calibration import on_ranks
 from cuesta.rec.neo.ranks import Ranks
 from cuesta.rec.neo.sharded import ShardedEmbeddingBags
 
@@ -77,7 +77,7 @@ def measure(settings: Settings) -> Findings:
     bars = []
     for world in WORLDS[:1] if settings.quick else WORLDS:
         progress(f"{BENCH}: {world} ranks")
-        found = _on_ranks(world, providers, settings)
+        found = on_ranks(world, partial(_found, providers, settings))
         for name, seconds, wrong in found.cases:
             case = f"{world} ranks, {name}"
             for provider, reason in wrong.items():
@@ -99,41 +99,8 @@ def measure(settings: Settings) -> Findings:
     return findings
 
 
-def _on_ranks(world: int, providers: Sequence[str], settings: Settings) -> _Found:
-    """Return what rank 0 found."""
-    context = torch.multiprocessing.get_context("spawn")
-    results = context.SimpleQueue()
-    with tempfile.TemporaryDirectory(prefix="cuesta-bench-") as folder:
-        meeting_point = (Path(folder) / "group").as_uri()
-        workers = [
-            context.Process(
-                target=_rank, args=(rank, world, meeting_point, providers, settings, results)
-            )
-            for rank in range(world)
-        ]
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join()
-            if worker.exitcode:
-                for other in workers:
-                    other.terminate()
-                raise RuntimeError(f"{BENCH}: a rank of {world} failed; its error is above")
-    found: _Found = results.get()
-    return found
-
-
-def _rank(
-    rank: int,
-    world: int,
-    meeting_point: str,
-    providers: Sequence[str],
-    settings: Settings,
-    results: torch.multiprocessing.SimpleQueue,
-) -> None:
-    """Be one rank: prove and time all cases; rank 0 puts what was found into `results`."""
-    torch.set_num_threads(max(torch.get_num_threads() // world, 1))
-    dist.init_process_group("gloo", init_method=meeting_point, rank=rank, world_size=world)
+def _found(providers: Sequence[str], settings: Settings, _: Ranks) -> _Found:
+    """Prove and time all cases, as one of the ranks of the default group."""
     found = []
     for way, case in _cases(settings):
         wrong = {}
@@ -143,10 +110,7 @@ def _rank(
                 wrong[provider] = reason
         right = [provider for provider in providers if provider not in wrong]
         found.append((case.name, _time(right, case, way, settings), wrong))
-    late = _time_late(_late_case(settings), settings)
-    if rank == 0:
-        results.put(_Found(found, late))
-    dist.destroy_process_group()
+    return _Found(found, _time_late(_late_case(settings), settings))
 
 
 def _proved(provider: str, case: ModelCase, way: Way) -> str | None:

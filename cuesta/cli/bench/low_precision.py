@@ -1,4 +1,4 @@
-"""`cuesta bench low_precision`: what 16 bits cost in quality: test NE of `dlrm.stream` with tables or exchanges so small.
+"""`cuesta bench low_precision`: what 16 bits cost in quality: test NE of `dlrm.stream` with such tables or exchanges.
 
 Every variant is trained to the end from the same seeds on the same batches, and compared with float32 seed by seed:
 tables in float16 rounded by chance, and to nearest; under two gloo ranks, lookups in float16 and gradients in bfloat16

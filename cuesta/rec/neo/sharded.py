@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from cuesta.errors import UserError
 from cuesta.nn import EmbeddingBags, Storage, Table
 from cuesta.nn.embedding import draw_tables
-from cuesta.ops import Lookup, TableOptimizer, bucketize_ids
-from cuesta.ragged import Ragged, RaggedFeatures, offsets_from_lengths
+from cuesta.ops import TableOptimizer, bucketize_ids
+from cuesta.ragged import Ragged, RaggedFeatures
 from cuesta.rec.neo.ahead import Ahead, Asked
+from cuesta.rec.neo.copies import Gradient, gathered
 from cuesta.rec.neo.exchange import Ids, Received, Sending, Sent, Wire
 from cuesta.rec.neo.plan import Plan, Shard
 from cuesta.rec.neo.ranks import Ranks
@@ -45,7 +46,7 @@ class ShardedOptions:
     """
 
     wire: Wire = field(default_factory=Wire)
-    gradient: Literal["mean", "sum"] = "mean"
+    gradient: Gradient = "mean"
     out_of_range: Literal["error", "clamp", "ignore"] = "error"
     row_state: RowState = "refused"
     tiers: Tiers | None = None
@@ -225,7 +226,10 @@ class ShardedEmbeddingBags(nn.Module):
         """Apply one exact update with all lookups since the last one, of all ranks."""
         if self._copies is not None and self.ranks.size > 1:
             with self.ranks.waits.during("gradients"):
-                self._copies.pending = [self._gathered(lookup) for lookup in self._copies.pending]
+                self._copies.pending = [
+                    gathered(lookup, self.ranks, self.options.gradient)
+                    for lookup in self._copies.pending
+                ]
         if isinstance(self._own, TieredEmbeddingBags):
             self._bring()
         if any(self.sharding.wholes):
@@ -409,26 +413,6 @@ class ShardedEmbeddingBags(nn.Module):
         """Return what this rank's gradients count: its share of all rows, or 1."""
         return num_rows / max(sum(received.num_rows), 1) if self.options.gradient == "mean" else 1.0
 
-    def _gathered(self, lookup: Lookup) -> Lookup:
-        """Return a lookup of copied tables on this rank together with those on all others, in the order of ranks."""
-        num_features = len(lookup.layout.features)
-        lengths = [each.view(num_features, -1) for each in self.ranks.gather(lookup.offsets.diff())]
-        counts = [each.sum(1).tolist() for each in lengths]
-        num_rows = [each.shape[1] for each in lengths]
-        share = num_rows[self.ranks.rank] / max(sum(num_rows), 1)
-        grad = lookup.grad.float() * (share if self.options.gradient == "mean" else 1.0)
-        width = grad.shape[1]
-        grads = [each.view(-1, width) for each in self.ranks.gather(grad.flatten())]
-        weights = None
-        if lookup.sample_weights is not None:
-            weights = _by_feature(self.ranks.gather(lookup.sample_weights), counts)
-        return lookup._replace(
-            ids=_by_feature(self.ranks.gather(lookup.ids), counts),
-            offsets=offsets_from_lengths(torch.cat(lengths, 1).flatten()),
-            grad=torch.cat(grads) if lookup.is_pooled else _by_feature(grads, counts),
-            sample_weights=weights,
-        )
-
 
 @final
 class SentBags:
@@ -463,9 +447,3 @@ def _raggeds(features: RaggedFeatures, rows: Float[Tensor, "T D"]) -> list[Ragge
         begin, end = int(offsets[0]), int(offsets[-1])
         found.append(Ragged(rows[begin:end], offsets - begin))
     return found
-
-
-def _by_feature(parts: Sequence[Tensor], counts: Sequence[Sequence[int]]) -> Tensor:
-    """Return what each rank has feature by feature, rank by rank in each feature."""
-    split = [part.split(list(count)) for part, count in zip(parts, counts, strict=True)]
-    return torch.cat([part for feature in zip(*split, strict=True) for part in feature])
