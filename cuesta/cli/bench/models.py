@@ -25,7 +25,8 @@ from cuesta.ops import Adagrad, RowwiseAdagrad, TableOptimizer, dot_interaction
 from cuesta.rec.neo.sharded import ShardedEmbeddingBags
 from cuesta.rec.neo.tiers import TieredEmbeddingBags
 
-TABLE_LR, EPS = 0.01, 1e-8
+TABLE_LR = 0.01
+EPS = 1e-4  # so large that the rounding of a gradient near 0 does not become a whole step
 ROWWISE = RowwiseAdagrad(lr=TABLE_LR, eps=EPS)
 ELEMENTWISE = Adagrad(lr=TABLE_LR, eps=EPS)
 DenseOptimizer = Literal["sgd", "adamw"]
