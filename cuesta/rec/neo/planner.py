@@ -203,32 +203,39 @@ def _fitted(
 def _place(choice: Sequence[Option], cluster: Cluster, balance: Balance) -> _Placed:
     """Return where parts go. Raises `NoRoomError` with the number of a table."""
     world, local = cluster.world_size, cluster.local_size
-    loads, held = np.zeros((world, 4)), np.zeros(world)
     ranks: list[list[int]] = [[] for _ in choice]
+    everywhere = [option for option in choice if option.place == "everywhere"]
+    of_all = np.array([option.cost for option in everywhere]).reshape(-1, 4).sum(0)
+    loads = np.tile(of_all, (world, 1))
+    held = np.full(world, float(sum(option.num_bytes for option in everywhere)))
+    if held[0] > cluster.room:
+        raise NoRoomError(_largest(choice, "everywhere"), float(held[0] - cluster.room))
     by_node: list[int] = []
     by_rank: list[int] = []
     for place, option in enumerate(choice):
         if option.place == "everywhere":
-            loads += option.cost
-            held += option.num_bytes
             ranks[place] = list(range(world))
-            if held[0] > cluster.room:
-                raise NoRoomError(_largest(choice, "everywhere"), float(held[0] - cluster.room))
         else:
             (by_node if option.place == "node" else by_rank).extend([place] * option.num_parts)
     by_node.sort(key=lambda place: -choice[place].num_bytes)
-    for place in by_node:
-        option = choice[place]
-        node_held = held[::local]
-        before = _so_far(loads[::local], node_held, balance)
-        fits = np.where(node_held + option.num_bytes <= cluster.room, before, np.inf)
-        node = int(fits.argmin())
+    terms = np.array([choice[place].cost for place in by_node]).reshape(-1, 4)
+    sizes = np.array([choice[place].num_bytes for place in by_node])
+    before, node_held = _so_far(loads[::local], held[::local], balance), held[::local].copy()
+    nodes = np.zeros(len(by_node), np.int64)
+    for part, (place, cost) in enumerate(
+        zip(by_node, _so_far(terms, sizes, balance).tolist(), strict=True)
+    ):
+        fits = np.where(node_held + sizes[part] <= cluster.room, before, np.inf)
+        nodes[part] = node = int(fits.argmin())
         if not np.isfinite(fits[node]):
-            raise NoRoomError(place, float(node_held.min() + option.num_bytes - cluster.room))
-        own = slice(node * local, (node + 1) * local)
-        loads[own] += option.cost
-        held[own] += option.num_bytes
+            raise NoRoomError(place, float(node_held.min() + sizes[part] - cluster.room))
+        before[node] += cost
+        node_held[node] += sizes[part]
         ranks[place] += range(node * local, (node + 1) * local)
+    node_loads = np.zeros((cluster.num_nodes, 4))
+    np.add.at(node_loads, nodes, terms)
+    loads += np.repeat(node_loads, local, 0)
+    held = np.repeat(node_held, local)
     if by_rank:
         _place_parts(choice, by_rank, cluster, _Placed(ranks, loads, held), balance)
     return _Placed(ranks, loads, held)
@@ -243,7 +250,8 @@ def _place_parts(
 ) -> None:
     """Place parts on single ranks, in the better of two ways."""
     sizes = np.array([choice[place].num_bytes for place in parts])
-    costs = _so_far(np.array([choice[place].cost for place in parts]), sizes, balance)
+    terms = np.array([choice[place].cost for place in parts])
+    costs = _so_far(terms, sizes, balance)
     room = Room(sizes, cluster.room - placed.held)
     before = _so_far(placed.loads, placed.held, balance)
     found = []
@@ -260,8 +268,8 @@ def _place_parts(
     )
     for place, rank in zip(parts, chosen.tolist(), strict=True):
         placed.ranks[place].append(rank)
-        placed.loads[rank] += choice[place].cost
-        placed.held[rank] += choice[place].num_bytes
+    np.add.at(placed.loads, chosen, terms)
+    np.add.at(placed.held, chosen, sizes)
 
 
 def _so_far(loads: np.ndarray, held: np.ndarray, balance: Balance) -> np.ndarray:
