@@ -34,7 +34,8 @@ from cuesta.cli.bench.harness import (
 )
 from cuesta.cli.bench.models import ROWWISE, CuestaModel, ModelBatch, ModelCase, case_tables
 from cuesta.nn import EmbeddingBags
-from cuesta.nn.embedding import unallocated_tables
+from cuesta.nn.embedding import draw_into, unallocated_tables
+from cuesta.rec.neo.row_cache import Policy
 from cuesta.rec.neo.row_store import TensorRows
 from cuesta.rec.neo.tiers import TieredEmbeddingBags, Tiers
 
@@ -47,8 +48,11 @@ IN_MEMORY, NOT_AHEAD, BY_USE = (
 MAPPED = "tables mapped from a file, no cache"
 LEAST = 0.6  # of the rate in memory
 _BUDGET = 1 / 4  # of the tables
-_FAST = 0.18  # of the rows: the map of all rows and the system's cache take the rest
-_WORKING_BYTES = 128 << 20  # what a step takes beside tables
+_FAST = {
+    "lru": 0.18,
+    "lfu": 0.15,
+}  # of the rows: the map of all rows, counts and the system's cache take the rest
+_WORKING_BYTES = 160 << 20  # what a step takes beside tables
 _GROUPS = (
     (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"),
     (Path("/sys/fs/cgroup"), "memory.max"),
@@ -109,8 +113,8 @@ def _time(
         for name in names:
             ours, theirs = context.Pipe()
             worker = context.Process(
-                target=_train, args=(name, case, settings, Path(folder), theirs)
-            )
+                target=_train, args=(name, case, settings, Path(folder), theirs), daemon=True
+            )  # a daemon ends with this process, also where another contender failed
             worker.start()
             theirs.close()
             workers.append(worker)
@@ -150,6 +154,9 @@ def _train(name: str, case: ModelCase, settings: Settings, folder: Path, pipe: C
     batches = ModelBatch.draw(case, case.ids.batches(WARM_UP + settings.repetitions))
     num_bytes = 4 * case.num_tables * case.rows * case.dim
     limit = None if name == IN_MEMORY else int(_BUDGET * num_bytes) + _WORKING_BYTES
+    small = case.small()
+    first = ModelBatch.draw(small, small.ids.batches(1))[0]
+    _model(name, small, folder).prepare(first)()  # what is imported and compiled is no table
     with _limited(limit) as is_limited:
         model = _model(name, case, folder)
         bags = model.embeddings
@@ -197,15 +204,14 @@ def _limited(num_bytes: int | None) -> Iterator[bool]:
 
 
 def _model(name: str, case: ModelCase, folder: Path) -> CuestaModel:
-    """Return the model of a contender, its tables as in memory."""
+    """Return the model of a contender; all start from the same weights."""
     if name == IN_MEMORY:
-        return CuestaModel(case, "adamw")
+        return CuestaModel(case, "adamw", embeddings=EmbeddingBags(case_tables(case), ROWWISE))
     if name == MAPPED:
         return _mapped(case, folder)
-    tiers = Tiers(fast=_FAST, folder=folder, policy="lfu" if name == BY_USE else "lru")
+    policy: Policy = "lfu" if name == BY_USE else "lru"
+    tiers = Tiers(fast=_FAST[policy], folder=folder, policy=policy)
     bags = TieredEmbeddingBags(case_tables(case), ROWWISE, tiers)
-    for number, weights in enumerate(case.tables()):
-        bags.table(str(number)).copy_(weights)
     return CuestaModel(case, "adamw", embeddings=bags)
 
 
@@ -217,8 +223,7 @@ def _mapped(case: ModelCase, folder: Path) -> CuestaModel:
     store = TensorRows([(rows, case.dim), (rows, 1)], [torch.float32] * 2, folder=folder)
     bags.weight, bags.first = (part.view(-1) for part in store.parts)
     bags.second = torch.zeros(0)
-    for number, weights in enumerate(case.tables()):
-        bags.table(str(number)).copy_(weights)
+    draw_into(bags.tables, [bags.table(table.name) for table in bags.tables], bags.seed)
     return CuestaModel(case, "adamw", embeddings=bags)
 
 

@@ -1,10 +1,11 @@
 """`RowCache`: lines of fast memory that hold the rows in use, above a store of all rows.
 
 Neo (ISCA 2022), the software-managed cache, with FBGEMM's 32 ways. A row's line is found in a map of all rows, four
-bytes a row, instead of by its tag. Rows of a batch are *placed*: those that miss take the lines of rows that were
-used longest ago, or least often. Lines of a batch in flight stay; rows that find no line in their set get a spare one,
-which is given back as soon as no batch needs it. So every row that is looked up or trained lies in a line, and training
-is what it is without a cache, to the bit. What leaves and what comes moves in a thread, in the order it was asked for.
+bytes a row, instead of by its tag; counts of uses take four more. Rows of a batch are *placed*: those that miss take
+the lines of rows that were used longest ago, or least often. Lines of a batch in flight stay; rows that find no line in
+their set get a spare one, which is given back as soon as no batch needs it. So every row that is looked up or trained
+lies in a line, and training is what it is without a cache, to the bit. What leaves and what comes moves in a thread, in
+the order it was asked for.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ class RowCache:
         self._now = 0
         self._spare: Tensor
         self._spare_in_use: Tensor
-        self._empty()
+        self._allocate()
 
     @property
     def num_lines(self) -> int:
@@ -118,9 +119,10 @@ class RowCache:
         if self._in_flight:
             raise ValueError("rows are in use; call step() or drop_gradients() first")
         held = (self._row_of >= 0).nonzero()[:, 0]
-        self._leave(self._row_of[held], held)
-        self.wait()
-        self._empty()
+        if held.numel():
+            self._leave(self._row_of[held], held)
+            self.wait()
+            self._forget()
 
     @property
     def likes(self) -> Values:
@@ -154,20 +156,26 @@ class RowCache:
         self.flush()
         self._device = device
         self.lines = tuple(each.to(device) for each in self.lines)
-        self._empty()
+        self._allocate()
 
-    def _empty(self) -> None:
-        device = self._device
-        total = self.num_lines
+    def _allocate(self) -> None:
+        """Make the maps of rows and lines, which say that nothing is here."""
+        device, total, counted = self._device, self.num_lines, self._policy == "lfu"
         self._line_of = torch.full((self._num_rows,), -1, dtype=torch.int32, device=device)
+        self._uses = torch.zeros(self._num_rows * counted, dtype=torch.int32, device=device)
         self._row_of, self._stamps = torch.full((2, total), -1, device=device)
-        self._worths = self._stamps if self._policy == "lru" else self._stamps.clone()
-        self._uses = torch.zeros(
-            self._num_rows if self._policy == "lfu" else 0, dtype=torch.int64, device=device
-        )
+        self._worths = self._stamps.clone() if counted else self._stamps
         self._spare = torch.arange(self._num_set_lines, total, device=device)
         self._spare_in_use = self._spare[:0]
         self._in_flight: set[int] = set()
+
+    def _forget(self) -> None:
+        """Say that nothing is here."""
+        for each in (self._line_of, self._row_of, self._stamps, self._worths):
+            each.fill_(-1)
+        self._uses.zero_()
+        self._spare = torch.arange(self._num_set_lines, self.num_lines, device=self._device)
+        self._spare_in_use = self._spare[:0]
 
     def _oldest(self) -> int:
         return min(self._in_flight, default=self._now + 1)
@@ -177,9 +185,9 @@ class RowCache:
         if self._halve_every and self._now % self._halve_every == 0:
             self._uses >>= 1
             self._worths[self._worths > 0] >>= 1
-        self._uses.index_add_(0, rows, torch.ones_like(rows))
+        self._uses.index_add_(0, rows, torch.ones_like(rows, dtype=torch.int32))
         is_held = lines >= 0
-        self._worths[lines[is_held]] = self._uses.index_select(0, rows[is_held])
+        self._worths[lines[is_held]] = self._uses.index_select(0, rows[is_held]).long()
 
     def _fetch(self, rows: Tensor, now: int) -> None:
         """Give rows that miss lines, and have their values moved there."""
@@ -189,7 +197,7 @@ class RowCache:
                 for each in (self._row_of, self._stamps, self._worths)
             )
         )
-        worth = self._uses[rows] if self._policy == "lfu" else torch.full_like(rows, now)
+        worth = self._uses[rows].long() if self._policy == "lfu" else torch.full_like(rows, now)
         lines, evicted = cache_insert(tags, rows, worth, now=now, oldest=self._oldest())
         leaves = evicted >= 0
         self._leave(evicted[leaves], lines[leaves])
