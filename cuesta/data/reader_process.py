@@ -77,7 +77,7 @@ def _serve(channel: _Channel) -> None:
         channel.send(Failure(str(error)))
     except ConsumerGoneError:
         raise
-    except Exception as error:
+    except Exception as error:  # of whatever kind: the consumer is told, and raises
         traceback.print_exc()
         channel.send(Failure(f"{type(error).__name__}: {error}"))
 

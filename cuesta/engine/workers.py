@@ -191,7 +191,7 @@ def _start(init: Callable[..., object]) -> None:
         init(include_dashboard=False, log_to_driver=False, configure_logging=False)
     except Exception as error:  # Ray raises the bare class where it does not come up in time
         raise UserError(
-            f"Ray did not start ({str(error).splitlines()[0]}); name a cluster that runs by "
+            f"Ray did not start ({(str(error) or type(error).__name__).splitlines()[0]}); name a cluster that runs by "
             "RAY_ADDRESS, or leave out --ray"
         ) from error
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from cuesta.cli.bench.harness import OURS
 from cuesta.cli.bench.ids import IdBatch, IdConfig
 from cuesta.cli.bench.peers import quietly
-from cuesta.nn import EmbeddingBags, Table
+from cuesta.nn import EmbeddingBags, Storage, Table
 from cuesta.ops import (
     Adagrad,
     Lookup,
@@ -30,6 +30,11 @@ from cuesta.ops import (
 )
 
 LR, EPS = 0.01, 1e-8
+STORAGES: dict[torch.dtype, Storage] = {
+    torch.float32: "float32",
+    torch.bfloat16: "bfloat16",
+    torch.float16: "float16",
+}
 ROWWISE = RowwiseAdagrad(lr=LR, eps=EPS, stochastic_rounding=False)
 ELEMENTWISE = Adagrad(lr=LR, eps=EPS, stochastic_rounding=False)
 
@@ -151,8 +156,7 @@ class CuestaModule:
             Table(name=str(t), num_rows=rows, dim=dim, pooled=(f"feature_{t}",))
             for t, (rows, dim) in enumerate(zip(case.rows, case.dims, strict=True))
         ]
-        storage = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
-        self.bags = EmbeddingBags(tables, ROWWISE, storage=storage[case.storage])  # type: ignore[arg-type]
+        self.bags = EmbeddingBags(tables, ROWWISE, storage=STORAGES[case.storage])
         self.bags.to(case.device)
         for table, weight in zip(self.tables(), case.initial(), strict=True):
             table.copy_(weight)
