@@ -336,9 +336,9 @@ def draw_into(tables: Sequence[Table], views: Sequence[Float[Tensor, "rows D"]],
 def _drawn(values: Tensor, table: Table, generator: torch.Generator) -> Tensor:
     """Draw float32 numbers, whatever they are rounded to."""
     bound = table.init_scale * table.num_rows**-0.5
-    if values.dtype is torch.float32:
+    if values.dtype is torch.float32 and values.is_contiguous():
         return values.uniform_(-bound, bound, generator=generator)
-    for part in values.view(-1).split(DRAWN_AT_ONCE):
+    for part in values.split(max(DRAWN_AT_ONCE * len(values) // max(values.numel(), 1), 1)):
         part.copy_(torch.empty(part.shape).uniform_(-bound, bound, generator=generator))
     return values
 

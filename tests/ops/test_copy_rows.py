@@ -23,19 +23,27 @@ def places(size: int, count: int, seed: int) -> Tensor:
     dim=st.sampled_from([1, 5, 16, 40]),
     dtypes=st.sampled_from([(a, b) for a in DTYPES for b in DTYPES]),
     random_key=st.sampled_from([None, 0, -(2**62)]),
+    apart=st.sampled_from([0, 3]),
 )
-def test_bodies_agree_to_the_bit_and_leave_other_rows(
-    count: int, dim: int, dtypes: tuple[torch.dtype, torch.dtype], random_key: int | None
+def test_bodies_agree_to_the_bit_and_leave_all_else(
+    count: int,
+    dim: int,
+    dtypes: tuple[torch.dtype, torch.dtype],
+    random_key: int | None,
+    apart: int,
 ) -> None:
-    source = (torch.randn(30, dim, generator=torch.Generator().manual_seed(dim)) * 3).to(dtypes[0])
+    drawn = torch.randn(30, dim + apart, generator=torch.Generator().manual_seed(dim))
+    source = (drawn * 3).to(dtypes[0])[:, apart:]
     found = []
     for body in ("reference", "cpu"):
-        target = torch.full((50, dim), 7.0, dtype=dtypes[1])
+        whole = torch.full((50, dim + apart), 7.0, dtype=dtypes[1])
+        target = whole[:, :dim]
         with force_body(body):
             copy_rows(
                 target, places(50, count, 1), source, places(30, count, 2), random_key=random_key
             )
         found.append(target)
+        assert (whole[:, dim:] == 7).all()
     assert torch.equal(*found)
     is_other = torch.ones(50, dtype=torch.bool)
     is_other[places(50, count, 1)] = False
@@ -68,5 +76,7 @@ def test_what_does_not_go_together_is_named() -> None:
         copy_rows(one.double(), rows, one, rows)
     with pytest.raises(ValueError, match=r"of one length, got \(1,\) and \(2,\)"):
         copy_rows(one, rows, one, rows.repeat(2))
-    with pytest.raises(ValueError, match="target must be contiguous"):
+    with pytest.raises(
+        ValueError, match=r"row of target must lie side by side, got strides \(1, 3\)"
+    ):
         copy_rows(torch.zeros(2, 3).t(), rows, one, rows)

@@ -165,7 +165,7 @@ def launch_rows_and_tables(dtype: torch.dtype) -> None:
     cache_find(torch.zeros(9).int(), torch.zeros(9).long(), torch.arange(9), now=1)
     places = torch.arange(9)
     copy_rows(random(9, 20).to(dtype), places, random(9, 20), places, random_key=1)
-    copy_rows(random(9, 20), places, random(9, 20).to(dtype), places)
+    copy_rows(random(9, 20), places, random(9, 24).to(dtype)[:, 4:], places)
     cache_insert(CacheTags.empty(2, 32), *torch.arange(6).view(2, 3), now=1, oldest=1)
     vectors = [random(5, 64).to(dtype), random(5, 26, 64).to(dtype)]
     dot_interaction(*(each.requires_grad_() for each in vectors)).sum().backward()

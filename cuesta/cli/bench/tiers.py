@@ -2,8 +2,9 @@
 
 Each contender is a process of its own, and they take turns on the same batches. Those that must not hold all tables
 build them, and train, in a control group that may take a quarter of the tables' bytes and what a step works with; so
-the system's own cache of the file is limited too. Where no control group can be made the result says so. Before
-anything is timed the logits of the tiered model are compared with those of the one in memory: the same bits.
+the system's own cache of the file is limited too. Where no control group can be made the result says so. Caches are
+filled before: rows are moved until half as many again have missed as there are lines. Before anything is timed the
+logits of the tiered model are compared with those of the one in memory: the same bits.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from cuesta.cli.bench.harness import (
@@ -32,11 +34,11 @@ from cuesta.cli.bench.harness import (
     refuse,
     time_in_turns,
 )
+from cuesta.cli.bench.ids import IdBatch
 from cuesta.cli.bench.models import ROWWISE, CuestaModel, ModelBatch, ModelCase, case_tables
 from cuesta.nn import EmbeddingBags
 from cuesta.nn.embedding import draw_into, unallocated_tables
 from cuesta.rec.neo.row_cache import Policy
-from cuesta.rec.neo.row_store import TensorRows
 from cuesta.rec.neo.tiers import TieredEmbeddingBags, Tiers
 
 BENCH = "tiers"
@@ -52,6 +54,8 @@ _FAST = {
     "lru": 0.18,
     "lfu": 0.15,
 }  # of the rows: the map of all rows, counts and the system's cache take the rest
+_FILLED = 1.5  # rows moved before, of the lines
+_DRAWN = 2  # ids for that, of the rows
 _WORKING_BYTES = 160 << 20  # what a step takes beside tables
 _GROUPS = (
     (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"),
@@ -151,7 +155,10 @@ def _answer(name: str, pipe: Connection) -> object:
 
 def _train(name: str, case: ModelCase, settings: Settings, folder: Path, pipe: Connection) -> None:
     """Be a contender: do the step of each number that comes, then say how many rows missed."""
-    batches = ModelBatch.draw(case, case.ids.batches(WARM_UP + settings.repetitions))
+    timed = WARM_UP + settings.repetitions
+    ids_a_batch = case.num_tables * case.batch_size * case.ids_per_bag
+    ids = case.ids.batches(timed + _DRAWN * case.num_tables * case.rows // ids_a_batch)
+    batches, filling = ModelBatch.draw(case, ids[:timed]), ids[timed:]
     num_bytes = 4 * case.num_tables * case.rows * case.dim
     limit = None if name == IN_MEMORY else int(_BUDGET * num_bytes) + _WORKING_BYTES
     small = case.small()
@@ -160,6 +167,8 @@ def _train(name: str, case: ModelCase, settings: Settings, folder: Path, pipe: C
     with _limited(limit) as is_limited:
         model = _model(name, case, folder)
         bags = model.embeddings
+        if isinstance(bags, TieredEmbeddingBags):
+            _fill(bags, filling, int(bags.tiers.fast * case.num_tables * case.rows))
         pipe.send(_Ready(is_limited))
         before = 0
         while (number := pipe.recv()) is not None:
@@ -176,6 +185,15 @@ def _train(name: str, case: ModelCase, settings: Settings, folder: Path, pipe: C
             pipe.send((bags.counts().misses - before) / settings.repetitions)
         else:
             pipe.send(None)
+
+
+def _fill(bags: TieredEmbeddingBags, batches: Iterable[IdBatch], num_lines: int) -> None:
+    """Move the rows of batches until half as many again have missed as there are lines: as in a long training."""
+    for batch in batches:
+        bags.prefetch(batch.features)
+        bags.forget()
+        if bags.counts().misses >= _FILLED * num_lines:
+            return
 
 
 @contextmanager
@@ -220,8 +238,9 @@ def _mapped(case: ModelCase, folder: Path) -> CuestaModel:
     with unallocated_tables():
         bags = EmbeddingBags(case_tables(case), ROWWISE)
     rows = case.num_tables * case.rows
-    store = TensorRows([(rows, case.dim), (rows, 1)], [torch.float32] * 2, folder=folder)
-    bags.weight, bags.first = (part.view(-1) for part in store.parts)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        flat = torch.from_numpy(np.memmap(file, np.float32, "w+", shape=(rows * (case.dim + 1),)))
+    bags.weight, bags.first = flat.split([rows * case.dim, rows])
     bags.second = torch.zeros(0)
     draw_into(bags.tables, [bags.table(table.name) for table in bags.tables], bags.seed)
     return CuestaModel(case, "adamw", embeddings=bags)

@@ -23,6 +23,8 @@ def copy_rows(
 ) -> None:
     """Write target[target_rows[i]] = source[source_rows[i]]; target rows differ from each other.
 
+    Rows may lie apart, as columns of a wider matrix do.
+
     A target of 16 bits is rounded to nearest, or with `random_key` up or down by chance, with bits that depend on the
     key and the element's place in the target alone, as in `embedding_update`. Not differentiable. Raises `ValueError`
     where shapes, dtypes or devices do not go together.
@@ -43,11 +45,14 @@ def copy_rows(
             f"target_rows and source_rows must be of one length, got {tuple(target_rows.shape)} and "
             f"{tuple(source_rows.shape)}"
         )
-    if target.device != source.device or not target.is_contiguous():
-        raise ValueError(
-            f"target must be contiguous and where source is, got {target.device} and {source.device}"
-        )
-    torch.ops.cuesta.copy_rows(target, target_rows, source.contiguous(), source_rows, random_key)
+    if target.device != source.device:
+        raise ValueError(f"target must be where source is, got {target.device} and {source.device}")
+    for name, matrix in (("target", target), ("source", source)):
+        if matrix.shape[1] > 1 and matrix.stride(1) != 1:
+            raise ValueError(
+                f"numbers of a row of {name} must lie side by side, got strides {matrix.stride()}"
+            )
+    torch.ops.cuesta.copy_rows(target, target_rows, source, source_rows, random_key)
 
 
 @plain_op("copy_rows", mutates_args=("target",))

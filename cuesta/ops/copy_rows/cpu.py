@@ -28,26 +28,46 @@ def copy_rows(
     is_random = random_key is not None and target.dtype is not torch.float32
     key = np.uint64((random_key or 0) & (2**64 - 1))
     _copy(
-        view(target.view(-1)), view(target_rows), view(source.view(-1)), view(source_rows),
+        _flat(target), view(target_rows), target.stride(0), _flat(source), view(source_rows), source.stride(0),
         target.shape[1], num_threads() * TASKS_PER_THREAD, key, is_random,
     )  # fmt: skip
 
 
+def _flat(matrix: Tensor) -> np.ndarray:
+    """Return all that lies between a matrix's first number and its last."""
+    num_rows, dim = matrix.shape
+    size = (num_rows - 1) * matrix.stride(0) + dim if num_rows else 0
+    return view(matrix.as_strided((size,), (1,)))
+
+
 @kernel
-def _copy(target, target_rows, source, source_rows, dim, num_tasks, key, is_random):
+def _copy(
+    target,
+    target_rows,
+    target_step,
+    source,
+    source_rows,
+    source_step,
+    dim,
+    num_tasks,
+    key,
+    is_random,
+):
     size = target_rows.size
     for task in numba.prange(num_tasks):
         for i in range(size * task // num_tasks, size * (task + 1) // num_tasks):
             if i + AHEAD < size:
-                begin, end = at(source_rows, i + AHEAD) * dim, at(target_rows, i + AHEAD) * dim
+                begin = at(source_rows, i + AHEAD) * source_step
+                end = at(target_rows, i + AHEAD) * target_step
                 for j in range(0, dim, LINE_BYTES // source.itemsize):
                     prefetch(source, begin + j)
                 for j in range(0, dim, LINE_BYTES // target.itemsize):
                     prefetch(target, end + j)
-            begin, end = at(source_rows, i) * dim, at(target_rows, i) * dim
+            begin, end = at(source_rows, i) * source_step, at(target_rows, i) * target_step
             if is_random:
+                element = at(target_rows, i) * dim
                 for j in range(dim):
-                    bits = random_bits(key, end + j)
+                    bits = random_bits(key, element + j)
                     target[end + j] = narrow_random(widen(source[begin + j]), bits, target)
             else:
                 for j in range(0, dim, 16):

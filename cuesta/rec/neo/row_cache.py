@@ -120,7 +120,8 @@ class RowCache:
             raise ValueError("rows are in use; call step() or drop_gradients() first")
         held = (self._row_of >= 0).nonzero()[:, 0]
         if held.numel():
-            self._leave(self._row_of[held], held)
+            rows, order = self._row_of[held].sort()  # neighbours in a file one after another
+            self._leave(rows, held[order])
             self.wait()
             self._forget()
 

@@ -1,17 +1,13 @@
-"""Rows of tables with their optimiser's state in memory that is large and slow: host memory, or a file on an SSD.
+"""Rows of tables with their optimiser's state in host memory, below what computes; `file_rows.py` has them in a file.
 
 Neo (ISCA 2022), the memory hierarchy. Tables of one width lie one below the other; a row has a weight and up to two
-moments, each a tensor of its own. Weights may be stored in 16 bits while everything above computes in float32: they
-are rounded when they are written, by chance if the optimiser says so, and only then. Files are mapped into memory,
-and asked for ahead, which keeps many reads under way; they have no name, so that no crash leaves them behind.
+moments. Weights may be stored in 16 bits while everything above computes in float32: they are rounded when they are
+written, by chance if the optimiser says so, and only then.
 """
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Protocol, final
 
 import numpy as np
@@ -19,7 +15,6 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from cuesta.errors import UserError
 from cuesta.ops import copy_rows
 
 Values = tuple[Tensor, ...]  # weight [rows, D], then moments [rows, D] or [rows, 1]
@@ -44,29 +39,30 @@ class RowStore(Protocol):
         ...
 
 
+class BottomStore(RowStore, Protocol):
+    """Be where all rows are."""
+
+    @property
+    def parts(self) -> Values:
+        """Return views of all rows: the weight, then moments."""
+        ...
+
+
 @final
 class TensorRows:
-    """Hold rows in tensors in host memory, or in files of `folder`."""
+    """Hold rows in tensors in host memory."""
 
     def __init__(
         self,
         shapes: Sequence[tuple[int, int]],
         dtypes: Sequence[torch.dtype],
         *,
-        folder: Path | None = None,
         rounds_by_chance: bool = True,
     ) -> None:
-        self._files: list[int] = []
         self._rounds_by_chance = rounds_by_chance
-        parts = []
-        for shape, dtype in zip(shapes, dtypes, strict=True):
-            if folder is None:
-                parts.append(host_zeros(shape, dtype))
-            else:
-                part, file = _mapped(folder, shape, dtype)
-                parts.append(part)
-                self._files.append(file)
-        self.parts = tuple(parts)
+        self.parts: Values = tuple(
+            host_zeros(shape, dtype) for shape, dtype in zip(shapes, dtypes, strict=True)
+        )
 
     @property
     def likes(self) -> Values:
@@ -75,8 +71,6 @@ class TensorRows:
 
     def load(self, rows: Int64[Tensor, " T"], lines: Values, places: Int64[Tensor, " T"]) -> None:
         """Copy rows to these places of `lines`."""
-        for part, file in zip(self.parts, self._files, strict=False):
-            _ask_for(file, rows, part.shape[1] * part.itemsize)
         for part, line in zip(self.parts, lines, strict=True):
             move_rows(line, places, part, rows)
 
@@ -87,10 +81,6 @@ class TensorRows:
         random_key = key if self._rounds_by_chance else None
         for part, line in zip(self.parts, lines, strict=True):
             move_rows(part, rows, line, places, random_key)
-
-    def __del__(self) -> None:
-        for file in self._files:
-            os.close(file)
 
 
 def host_zeros(shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
@@ -119,27 +109,3 @@ def move_rows(
         order,
         random_key=random_key,
     )
-
-
-def _mapped(folder: Path, shape: tuple[int, int], dtype: torch.dtype) -> tuple[Tensor, int]:
-    """Return zeros in a file without a name, and the file. Raises `UserError` where there is no room."""
-    num_bytes = int(np.prod(shape)) * dtype.itemsize
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as file:
-            os.posix_fallocate(file.fileno(), 0, max(num_bytes, 1))
-            flat = np.memmap(file, np.uint8, "r+", shape=(num_bytes,))
-            kept = os.dup(file.fileno())
-    except OSError as error:
-        raise UserError(
-            f"no room for {num_bytes / 2**30:.2f} GiB of tables in {folder}: {error.strerror}; "
-            "free some or name another folder"
-        ) from None
-    os.posix_fadvise(kept, 0, 0, os.POSIX_FADV_RANDOM)
-    return torch.from_numpy(flat).view(dtype).view(shape), kept
-
-
-def _ask_for(file: int, rows: Tensor, row_bytes: int) -> None:
-    """Have the pages of rows read, all at once."""
-    for start in (rows * row_bytes).tolist():
-        os.posix_fadvise(file, start, row_bytes, os.POSIX_FADV_WILLNEED)

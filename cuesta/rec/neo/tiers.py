@@ -23,8 +23,9 @@ from cuesta.nn import Storage, Table
 from cuesta.nn.embedding import draw_into, load_views, look_up
 from cuesta.ops import Lookup, TableLayout, TableOptimizer, TableState, embedding_update
 from cuesta.ragged import Ragged, RaggedFeatures
+from cuesta.rec.neo.file_rows import FileRows
 from cuesta.rec.neo.row_cache import CacheCounts, Policy, RowCache
-from cuesta.rec.neo.row_store import RowStore, TensorRows
+from cuesta.rec.neo.row_store import BottomStore, RowStore, TensorRows
 
 
 @final
@@ -105,7 +106,8 @@ class TieredEmbeddingBags(nn.Module):
 
     def num_bytes(self) -> int:
         """Return the bytes of all tables' weights, without the optimiser's state."""
-        return sum(group.store.parts[0].nbytes for group in self._groups)
+        itemsize = getattr(torch, self.storage).itemsize
+        return sum(table.num_rows * table.dim * itemsize for table in self.tables)
 
     def counts(self) -> CacheCounts:
         """Return what the caches of fast memory counted, together."""
@@ -284,10 +286,13 @@ class _Group:
         num_rows = sum(sizes)
         shapes = {"weight": (num_rows, self.dim), **_moments(bags.optimizer, num_rows, self.dim)}
         dtypes = [getattr(torch, bags.storage), torch.float32, torch.float32]
-        self.store = TensorRows(
-            list(shapes.values()), dtypes[: len(shapes)], folder=tiers.folder,
-            rounds_by_chance=bags.optimizer.stochastic_rounding,
-        )  # fmt: skip
+        what = (list(shapes.values()), dtypes[: len(shapes)])
+        by_chance = bags.optimizer.stochastic_rounding
+        self.store: BottomStore = (
+            TensorRows(*what, rounds_by_chance=by_chance)
+            if tiers.folder is None
+            else FileRows(*what, tiers.folder, rounds_by_chance=by_chance)
+        )
 
         def key() -> int:
             return bags.seed * 1_000_003 + int(bags.updates)
