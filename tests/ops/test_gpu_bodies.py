@@ -107,6 +107,19 @@ def test_rows_are_copied_as_by_the_reference(dtype: torch.dtype, random_key: int
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
+@pytest.mark.skipif(not HAS_GPU, reason="host memory is pinned for a GPU")
+def test_rows_are_copied_from_and_to_pinned_host_memory() -> None:
+    rows, source = torch.arange(40, device=DEVICE), random(40, 21)
+    pinned = source.pin_memory()
+    there, back = torch.zeros(50, 21, device=DEVICE), torch.zeros(60, 21).pin_memory()
+    copy_rows(there, rows + 9, pinned, rows.flip(0))
+    copy_rows(back, rows + 5, there, rows + 9)
+    torch.cuda.synchronize()
+    assert torch.equal(back[5:45], source.flip(0))
+    assert not back[:5].any()
+    assert not back[45:].any()
+
+
 @runs
 @pytest.mark.parametrize("num_ways", [3, 32])
 def test_rows_get_the_lines_that_the_reference_gives_them(num_ways: int) -> None:

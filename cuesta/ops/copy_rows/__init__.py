@@ -23,7 +23,8 @@ def copy_rows(
 ) -> None:
     """Write target[target_rows[i]] = source[source_rows[i]]; target rows differ from each other.
 
-    Rows may lie apart, as columns of a wider matrix do.
+    Rows may lie apart, as columns of a wider matrix do. One matrix may be in a GPU's memory, with the numbers of rows,
+    and the other in host memory that is pinned.
 
     A target of 16 bits is rounded to nearest, or with `random_key` up or down by chance, with bits that depend on the
     key and the element's place in the target alone, as in `embedding_update`. Not differentiable. Raises `ValueError`
@@ -59,7 +60,8 @@ def copy_rows(
 def _copy_rows(
     target: Tensor, target_rows: Tensor, source: Tensor, source_rows: Tensor, random_key: int | None
 ) -> None:
-    body("copy_rows", target).copy_rows(target, target_rows, source, source_rows, random_key)
+    where = source if source.is_cuda else target
+    body("copy_rows", where).copy_rows(target, target_rows, source, source_rows, random_key)
 
 
 @torch.library.register_fake("cuesta::copy_rows")

@@ -87,28 +87,34 @@ class DirectFile:
         requests["num_bytes"] = self._slot_bytes
         requests["offset"] = slots.numpy() * self._slot_bytes
         pointers = requests.ctypes.data + np.arange(count) * _REQUEST.itemsize
-        events = np.zeros(IN_FLIGHT, _EVENT)
-        submitted = done = 0
-        failed = 0
-        while done < count:
-            room = min(count - submitted, IN_FLIGHT - (submitted - done))
-            if room and not failed:
+        submitted = done = failed = 0
+        while done < submitted or (submitted < count and not failed):
+            room = 0 if failed else min(count - submitted, IN_FLIGHT - (submitted - done))
+            if room:
                 at = ctypes.c_void_p(pointers.ctypes.data + submitted * pointers.itemsize)
-                submitted += self._call(self._calls.submit, self._context, ctypes.c_long(room), at)
-            under_way = submitted - done
-            if not under_way:
-                break
-            arrived = self._call(
-                self._calls.getevents, self._context, ctypes.c_long(-(-under_way // 2)),
-                ctypes.c_long(under_way), ctypes.c_void_p(events.ctypes.data), None,
-            )  # fmt: skip
-            results = events["result"][:arrived]
+                try:
+                    submitted += self._call(
+                        self._calls.submit, self._context, ctypes.c_long(room), at
+                    )
+                except OSError as error:
+                    failed = error.errno or errno.EIO
+            under_way = submitted - done  # after an error too: they use the buffer
+            results = self._arrived(under_way)
             wrong = results[results != self._slot_bytes]
             if wrong.size:
                 failed = int(-wrong[0]) if wrong[0] < 0 else errno.EIO
-            done += arrived
+            done += results.size
         if failed:
             raise OSError(failed, os.strerror(failed))
+
+    def _arrived(self, under_way: int) -> np.ndarray:
+        """Wait for half of the requests under way, and return the results of what is done."""
+        events = np.zeros(under_way, _EVENT)
+        count = self._call(
+            self._calls.getevents, self._context, ctypes.c_long(-(-under_way // 2)),
+            ctypes.c_long(under_way), ctypes.c_void_p(events.ctypes.data), None,
+        )  # fmt: skip
+        return events["result"][:count]
 
     def _call(self, number: int, *arguments: object) -> int:
         """Return what a system call returns; a signal makes it start again."""

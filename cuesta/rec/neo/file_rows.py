@@ -55,7 +55,10 @@ class FileRows:
         try:
             self._direct = DirectFile(self._file, self._slot_bytes)
             self._buffer = aligned_bytes(self._rows_at_once, self._slot_bytes)
+            last = torch.tensor([self._num_rows - 1])
+            self._direct.read(last, self._buffer[:1])  # some disks have sectors of 4096 bytes
         except OSError:
+            self._direct = None
             self._mapped = self._map()
 
     @property
@@ -103,7 +106,7 @@ class FileRows:
 
     def _chunks(self, rows: Tensor, places: Tensor) -> list[tuple[Tensor, Tensor]]:
         at_once = self._rows_at_once
-        return list(zip(rows.split(at_once), places.split(at_once), strict=True))
+        return list(zip(rows.cpu().split(at_once), places.split(at_once), strict=True))
 
     def _narrow(self, parts: Values, rows: Tensor, lines: Values, places: Tensor, key: int) -> None:
         random_key = key if self._rounds_by_chance else None

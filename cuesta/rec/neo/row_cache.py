@@ -208,7 +208,7 @@ class RowCache:
         self._line_of[rows] = lines.int()
         self.counts.misses += rows.numel()
         self.counts.conflicts += conflicts.numel()
-        self._moves.append(self._mover.submit(self._below.load, rows.cpu(), self.lines, lines))
+        self._moves.append(self._mover.submit(self._below.load, rows, self.lines, lines))
 
     def _leave(self, rows: Tensor, lines: Tensor) -> None:
         """Have lines written to the store before anything else comes there, and forget that their rows were here."""
@@ -216,7 +216,7 @@ class RowCache:
             return
         self._line_of[rows] = -1
         self.counts.written += rows.numel()
-        moved = self._mover.submit(self._below.save, rows.cpu(), self.lines, lines, self._key())
+        moved = self._mover.submit(self._below.save, rows, self.lines, lines, self._key())
         self._moves.append(moved)
 
     def _spare_lines(self, rows: Tensor, now: int) -> Tensor:

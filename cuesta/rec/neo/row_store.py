@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from cuesta.errors import UserError
 from cuesta.ops import copy_rows
 
 Values = tuple[Tensor, ...]  # weight [rows, D], then moments [rows, D] or [rows, 1]
@@ -50,7 +51,7 @@ class BottomStore(RowStore, Protocol):
 
 @final
 class TensorRows:
-    """Hold rows in tensors in host memory."""
+    """Hold rows in tensors in host memory, which a GPU reads and writes by itself once `pin` was called."""
 
     def __init__(
         self,
@@ -60,6 +61,7 @@ class TensorRows:
         rounds_by_chance: bool = True,
     ) -> None:
         self._rounds_by_chance = rounds_by_chance
+        self._pinned: list[int] = []
         self.parts: Values = tuple(
             host_zeros(shape, dtype) for shape, dtype in zip(shapes, dtypes, strict=True)
         )
@@ -82,6 +84,21 @@ class TensorRows:
         for part, line in zip(self.parts, lines, strict=True):
             move_rows(part, rows, line, places, random_key)
 
+    def pin(self) -> None:
+        """Keep the rows where they are in memory, for GPUs. Raises `UserError` where the system does not allow it."""
+        for part in self.parts if not self._pinned else ():
+            failed = torch.cuda.cudart().cudaHostRegister(part.data_ptr(), part.nbytes, 0)
+            if int(failed):
+                raise UserError(
+                    f"{part.nbytes / 2**30:.2f} GiB of tables cannot be pinned in host memory (CUDA error "
+                    f"{int(failed)}); raise the limit of locked memory (ulimit -l)"
+                )
+            self._pinned.append(part.data_ptr())
+
+    def __del__(self) -> None:
+        for place in self._pinned:
+            torch.cuda.cudart().cudaHostUnregister(place)
+
 
 def host_zeros(shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
     """Return zeros in memory from numpy, which asks for the huge pages that rows at random need."""
@@ -93,19 +110,15 @@ def move_rows(
     target: Tensor, target_rows: Tensor, source: Tensor, source_rows: Tensor,
     random_key: int | None = None,
 ) -> None:  # fmt: skip
-    """Do what `copy_rows` does, between devices too; rows may be numbered on either."""
-    if target.device == source.device:
-        rows = target_rows.to(target.device), source_rows.to(source.device)
+    """Do what `copy_rows` does, between any devices; rows may be numbered on either."""
+    where = target.device if target.is_cuda else source.device
+    rows = target_rows.to(where), source_rows.to(where)
+    if target.device == source.device or target.is_pinned() or source.is_pinned():
         copy_rows(target, rows[0], source, rows[1], random_key=random_key)
         return
     packed = source.new_empty(source_rows.numel(), source.shape[1])
     order = torch.arange(source_rows.numel(), device=source.device)
     copy_rows(packed, order, source, source_rows.to(source.device))
+    own = packed.to(target.device)
     order = order.to(target.device)
-    copy_rows(
-        target,
-        target_rows.to(target.device),
-        packed.to(target.device),
-        order,
-        random_key=random_key,
-    )
+    copy_rows(target, target_rows.to(target.device), own, order, random_key=random_key)

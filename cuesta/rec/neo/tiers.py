@@ -245,6 +245,8 @@ class TieredEmbeddingBags(nn.Module):
     def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
         super()._apply(fn, recurse)
         for group in self._groups:
+            if self.updates.is_cuda and isinstance(group.store, TensorRows):
+                group.store.pin()
             group.cache.to(self.updates.device)
         return self
 

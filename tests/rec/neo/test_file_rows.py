@@ -1,4 +1,4 @@
-"""`FileRows` against `TensorRows`: the same rows whichever way the file is read, also through views; errors are raised."""
+"""`FileRows` against `TensorRows`: the same rows whichever way a file is read, also in views; errors are raised."""
 
 from __future__ import annotations
 
@@ -37,6 +37,15 @@ def rows_in_a_file(folder: Path, way: str, weight: torch.dtype = torch.float32) 
     if way == "direct" and store._direct is None:
         pytest.skip("files in the temporary folder cannot be read past the system's cache")
     return store
+
+
+def direct(file: int) -> DirectFile:
+    try:
+        return DirectFile(file, SECTOR)
+    except OSError as error:
+        pytest.skip(
+            f"files in the temporary folder cannot be read past the system's cache: {error}"
+        )
 
 
 def some(seed: int, count: int) -> tuple[Tensor, Values, Tensor]:
@@ -110,16 +119,22 @@ def test_what_the_disk_cannot_give_is_raised(tmp_path: Path) -> None:
     path = tmp_path / "rows"
     path.write_bytes(bytes(4 * SECTOR))
     number = os.open(path, os.O_RDWR)
-    try:
-        file = DirectFile(number, SECTOR)
-    except OSError as error:
-        pytest.skip(f"files in the temporary folder cannot be read past the system's cache: {error}")
+    file = direct(number)
     buffer = aligned_bytes(600, SECTOR)
     file.read(torch.arange(4), buffer[:4])
     with pytest.raises(OSError, match="Input/output error"):
         file.read(torch.arange(600), buffer)  # most lie behind the file's end
     file.read(torch.arange(4), buffer[:4])
-    with pytest.raises(OSError, match="Invalid argument"):
-        file.write(torch.arange(4), buffer.view(-1)[1:][: 4 * SECTOR].view(4, SECTOR))
+    file.close()
+    os.close(number)
+
+
+def test_what_the_disk_does_not_take_is_raised(tmp_path: Path) -> None:
+    path = tmp_path / "rows"
+    path.write_bytes(bytes(4 * SECTOR))
+    number = os.open(path, os.O_RDONLY)
+    file = direct(number)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        file.write(torch.arange(4), aligned_bytes(4, SECTOR))
     file.close()
     os.close(number)
