@@ -109,9 +109,9 @@ def test_rows_are_copied_as_by_the_reference(dtype: torch.dtype, random_key: int
 
 @pytest.mark.skipif(not HAS_GPU, reason="host memory is pinned for a GPU")
 def test_rows_are_copied_from_and_to_pinned_host_memory() -> None:
-    rows, source = torch.arange(40, device=DEVICE), random(40, 21)
+    rows, source = torch.arange(40, device=DEVICE), random(40, 21).cpu()
     pinned = source.pin_memory()
-    there, back = torch.zeros(50, 21, device=DEVICE), torch.zeros(60, 21).pin_memory()
+    there, back = torch.zeros(50, 21, device=DEVICE), torch.zeros(60, 21, device="cpu").pin_memory()
     copy_rows(there, rows + 9, pinned, rows.flip(0))
     copy_rows(back, rows + 5, there, rows + 9)
     torch.cuda.synchronize()

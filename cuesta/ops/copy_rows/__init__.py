@@ -46,8 +46,10 @@ def copy_rows(
             f"target_rows and source_rows must be of one length, got {tuple(target_rows.shape)} and "
             f"{tuple(source_rows.shape)}"
         )
-    if target.device != source.device:
-        raise ValueError(f"target must be where source is, got {target.device} and {source.device}")
+    if target.device != source.device and not any(each.is_pinned() for each in (target, source)):
+        raise ValueError(
+            f"target must be where source is, or one of them pinned, got {target.device} and {source.device}"
+        )
     for name, matrix in (("target", target), ("source", source)):
         if matrix.shape[1] > 1 and matrix.stride(1) != 1:
             raise ValueError(
