@@ -3,11 +3,13 @@
 ```
 index.json                            every part: table, what of it, rows, columns, file
 rank-00000-of-00004.safetensors       a rank's parts, weights and the optimiser's state
+rank-00000-of-00004-0001.safetensors  more of them
 ```
 
 A part says which rows and columns of its table it is, so that loading is cutting: each rank reads of the files what
-overlaps with what it holds. The folder is complete or absent: the first rank makes it under a hidden name and renames
-it when all have written. Nothing is unpickled.
+overlaps with what it holds. Parts are cut to the size of a file, for which memory has room while tables lie in files of
+their own. The folder is complete or absent: the first rank makes it under a hidden name and renames it when all have
+written. Nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ Bags = EmbeddingBags | TieredEmbeddingBags | ShardedEmbeddingBags
 _VERSION = 1
 _INDEX = "index.json"
 _MOST_BYTES = 1 << 28  # of an index
+_FILE_BYTES = 1 << 28  # of tensors in a file
 
 
 class _Part(NamedTuple):
@@ -73,7 +76,8 @@ def save_tables(bags: Bags, folder: str | Path, *, overwrite: bool = False) -> N
 
 def held_tables(bags: Bags, *, copies: bool = False) -> HeldTables:
     """Return what this rank is to write of tables, as it is now if they are `copies` (in host memory)."""
-    parts = [part for part in _parts(bags) if _ranks_of(bags).rank == 0 or not part.is_copy]
+    own = (part for part in _parts(bags) if _ranks_of(bags).rank == 0 or not part.is_copy)
+    parts = [block for part in own for block in _blocks(part)]
     values = kept({part.key: part.values for part in parts}, copies=copies)
     return HeldTables(
         [part._replace(values=values[part.key]) for part in parts],
@@ -84,9 +88,13 @@ def held_tables(bags: Bags, *, copies: bool = False) -> HeldTables:
 
 def write_tables(tables: HeldTables, folder: Path, ranks: Ranks) -> None:
     """Write the tables of all ranks into a folder that all see; every rank calls."""
-    file = f"rank-{ranks.rank:05d}-of-{ranks.size:05d}.safetensors"
-    ranks.together(lambda: _write(folder / file, tables.parts))
-    own = {"updates": tables.updates, "parts": [_entry(part, file) for part in tables.parts]}
+    files: dict[str, list[_Part]] = {}
+    for number, parts in enumerate(_files(tables.parts)):
+        further = f"-{number:04d}" if number else ""
+        files[f"rank-{ranks.rank:05d}-of-{ranks.size:05d}{further}.safetensors"] = parts
+    ranks.together(lambda: _write(folder, files))
+    entries = [_entry(part, file) for file, parts in files.items() for part in parts]
+    own = {"updates": tables.updates, "parts": entries}
     said = [json.loads(each) for each in ranks.say(json.dumps(own))]
     if ranks.rank == 0:
         content = {
@@ -148,7 +156,8 @@ def _load(bags: Bags, folder: Path, index: Mapping[str, Any]) -> None:
     for entry in index["parts"]:
         saved.setdefault((entry["table"], entry["kind"]), []).append(entry)
     for part in _parts(bags):
-        filled = sum(_fill(folder, part, entry) for entry in saved.get((part.table, part.kind), ()))
+        entries = saved.get((part.table, part.kind), ())
+        filled = sum(_fill(folder, block, entry) for block in _blocks(part) for entry in entries)
         if filled != part.values.numel():
             raise UserError(
                 f"{folder} does not fit: of {part.key} it holds {filled} of {part.values.numel()} numbers; "
@@ -203,10 +212,33 @@ def _entry(part: _Part, file: str) -> dict[str, Any]:
     }
 
 
-def _write(path: Path, parts: Sequence[_Part]) -> None:
-    with atomic_file(path) as temporary:
-        save_file({part.key: part.values.contiguous() for part in parts}, temporary)
-        temporary.chmod(0o644)
+def _blocks(part: _Part) -> Iterator[_Part]:
+    """Yield a part in blocks of rows that a file has room for."""
+    (begin, end), num_bytes = part.rows, max(part.values.nbytes, 1)
+    step = max((end - begin) * _FILE_BYTES // num_bytes, 1)
+    for first in range(begin, end, step):
+        rows = (first, min(first + step, end))
+        yield part._replace(rows=rows, values=part.values[_inside(rows, part.rows)])
+
+
+def _files(parts: Sequence[_Part]) -> list[list[_Part]]:
+    """Return the parts of each file, at least one file."""
+    files: list[list[_Part]] = [[]]
+    room = _FILE_BYTES
+    for part in parts:
+        if part.values.nbytes > room and files[-1]:
+            files.append([])
+            room = _FILE_BYTES
+        files[-1].append(part)
+        room -= part.values.nbytes
+    return files
+
+
+def _write(folder: Path, files: Mapping[str, Sequence[_Part]]) -> None:
+    for name, parts in files.items():
+        with atomic_file(folder / name) as temporary:
+            save_file({part.key: part.values.contiguous() for part in parts}, temporary)
+            temporary.chmod(0o644)
 
 
 def _fill(folder: Path, part: _Part, entry: Mapping[str, Any]) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from cuesta.errors import UserError
@@ -19,6 +20,7 @@ from cuesta.rec.neo.costs import Scheme
 from cuesta.rec.neo.plan import Plan, TablePlan
 from cuesta.rec.neo.ranks import Ranks
 from cuesta.rec.neo.sharded import ShardedEmbeddingBags, ShardedOptions
+from cuesta.rec.neo.tiers import TieredEmbeddingBags, Tiers
 from tests.rec.neo.groups import TABLES, batches, plan_of, run_ranks
 
 ROWS = 12
@@ -34,7 +36,7 @@ def own(batch: RaggedFeatures, ranks: Ranks) -> RaggedFeatures:
     return batch.select_rows(torch.arange(ranks.rank * each, (ranks.rank + 1) * each))
 
 
-def train(bags: EmbeddingBags | ShardedEmbeddingBags, rows: RaggedFeatures) -> Tensor:
+def train(bags: checkpoint.Bags, rows: RaggedFeatures) -> Tensor:
     """Make a step with the rows of this rank; return their outputs."""
     out = bags(rows)
     (out * torch.arange(1.0, bags.width + 1)).sum().backward()
@@ -102,25 +104,47 @@ def test_tables_cut_by_rows_load_unsharded_and_back(scheme: Scheme, tmp_path: Pa
         torch.testing.assert_close(ours, theirs)
 
 
+def test_large_tables_are_saved_and_loaded_in_blocks_of_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What lies in files is never in memory as a whole, whoever wrote it."""
+    optimizer = RowwiseAdagrad(lr=0.1)
+    tiered = TieredEmbeddingBags(TABLES, optimizer, Tiers(fast=0.1, folder=tmp_path / "files"))
+    train(tiered, batch_of(0))
+    save_tables(tiered, tmp_path / "whole")
+    monkeypatch.setattr(checkpoint, "_FILE_BYTES", 600)
+    save_tables(tiered, tmp_path / "blocks")
+    files = list((tmp_path / "blocks").glob("*.safetensors"))
+    assert len(files) > 3
+    assert all(sum(each.nbytes for each in load_file(file).values()) <= 600 for file in files)
+    for folder in ("whole", "blocks"):
+        for bags in (
+            EmbeddingBags(TABLES, optimizer, seed=5),
+            TieredEmbeddingBags(TABLES, optimizer, Tiers(), seed=5),
+        ):
+            load_tables(bags, tmp_path / folder)
+            for name, values in tiered.state_dict().items():
+                assert torch.equal(values, bags.state_dict()[name]), (folder, name)
+
+
 def test_a_rank_that_cannot_write_leaves_what_was_and_tells_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target = tmp_path / "tables"
     on_ranks(plan_of("row", 2), Adagrad(), range(1), None, target)
     before = {path.name: path.read_bytes() for path in target.iterdir()}
-    write = checkpoint._write
 
-    def failing(path: Path, parts: list[object]) -> None:
+    def failing(tensors: dict[str, Tensor], path: Path) -> None:
         if "rank-00001" in path.name:
             raise OSError(28, "No space left on device", str(path))
-        write(path, parts)
+        save_file(tensors, path)
 
-    monkeypatch.setattr(checkpoint, "_write", failing)
+    monkeypatch.setattr(checkpoint, "save_file", failing)
     said = []
 
     def work(ranks: Ranks) -> None:
         bags = ShardedEmbeddingBags(TABLES, Adagrad(), plan_of("row", 2), ranks)
-        with pytest.raises(UserError, match=r"rank 1: .*No space left on device") as raised:
+        with pytest.raises(UserError, match=r"rank 1: cannot write .*: the disk is full") as raised:
             save_tables(bags, target, overwrite=True)
         said.append(str(raised.value))
 
