@@ -59,8 +59,9 @@ class ShardedOptions:
 class ShardedEmbeddingBags(nn.Module):
     """Look up and train tables that are spread over ranks; every rank calls with its own rows of the batch.
 
-    All else is as in `EmbeddingBags`; the state dict holds this rank's parts. Sums over ranks of one node cross to other
-    nodes once, if `ranks` know of nodes (`Ranks.of_mesh`). Raises `UserError` as `Sharding` does, and `ValueError` naming an id that no row has, unless `options.out_of_range` says otherwise.
+    All else is as in `EmbeddingBags`; the state dict holds this rank's parts. Sums over the ranks of one node cross to
+    other nodes once, if `ranks` know of nodes (`Ranks.of_mesh`). Raises `UserError` as `Sharding` does, and
+    `ValueError` naming an id that no row has, unless `options.out_of_range` says otherwise.
 
     >>> from cuesta.ops import SGD
     >>> from cuesta.rec.neo.plan import whole_tables
