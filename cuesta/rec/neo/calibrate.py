@@ -34,7 +34,7 @@ from cuesta.rec.neo.ranks import Ranks
 from cuesta.rec.neo.sharded import ShardedEmbeddingBags
 from cuesta.rec.neo.sharding import Sharding
 from cuesta.rec.neo.steps import NUM_EXCHANGES
-from cuesta.rec.neo.ways import ways_of
+from cuesta.rec.neo.ways import Bags, ways_of
 
 _OPTIMIZER = RowwiseAdagrad(lr=0.01)
 _NUMBER = 4  # bytes of a float32
@@ -248,13 +248,14 @@ def _answer_times(clock: _Clock, sizes: Sizes, scheme: Scheme) -> tuple[float, f
     (way,) = ways_of(sharding, ranks)
     own_width = sum(slot.columns.width for slot in sharding.slots[ranks.rank])
     lengths = torch.ones(len(tables), rows, dtype=torch.int64)
+    bags = Bags([rows] * ranks.size, lengths, 1 / ranks.size)
     values = torch.rand(rows * ranks.size, own_width)
     grad = torch.rand(rows, len(tables) * width)
     out = torch.empty(0)
 
     def there() -> None:
         nonlocal out
-        out = way.send(values, [rows] * ranks.size, lengths, 1 / ranks.size, Wire()).wait()
+        out = way.send(values, bags, Wire()).wait()
 
     forward, backward = clock.median(there, lambda: out.backward(grad))
     return forward, backward, values.numel() * _NUMBER

@@ -32,7 +32,7 @@ from cuesta.rec.neo.routes import RowsRoute
 from cuesta.rec.neo.row_state import step_with_shared_rows
 from cuesta.rec.neo.sharding import Columns, RowState, Sharding, shard_name
 from cuesta.rec.neo.tiers import TieredEmbeddingBags, Tiers
-from cuesta.rec.neo.ways import ways_of
+from cuesta.rec.neo.ways import Bags, ways_of
 
 
 @final
@@ -272,11 +272,8 @@ class ShardedEmbeddingBags(nn.Module):
         else:
             values = self._own(self._asked_of_own(self._own.pooled_keys, sending))
         lengths = features.select(self.sharding.pooled_keys).lengths()
-        share = self._share(received, features.num_rows)
-        return [
-            way.send(values, received.num_rows, lengths, share, self.options.wire)
-            for way in self._ways
-        ]
+        bags = Bags(received.num_rows, lengths, self._share(received, features.num_rows))
+        return [way.send(values, bags, self.options.wire) for way in self._ways]
 
     def _answer_rows(self, asked: Asked) -> Sent | None:
         """Return the rows that other ranks find, on their way; None where they are this rank's own."""

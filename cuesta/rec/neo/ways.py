@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
-from typing import Protocol, final
+from typing import NamedTuple, Protocol, final
 
 import torch
 from jaxtyping import Float, Int64
@@ -26,20 +26,21 @@ from cuesta.rec.neo.routes import PooledRoute
 from cuesta.rec.neo.sharding import Columns, Layout, Sharding
 
 
+class Bags(NamedTuple):
+    """Say how many rows each rank has, how long this one's bags are, and what its gradients count."""
+
+    num_rows: Sequence[int]
+    lengths: Int64[Tensor, "F B"]
+    share: float
+
+
 class Way(Protocol):
     """Carry the answers of some slots; every rank of a group must send."""
 
     columns: list[Columns]  # that arrive, side by side
 
-    def send(
-        self,
-        values: Float[Tensor, "_ _"],
-        num_rows: Sequence[int],
-        lengths: Int64[Tensor, "F B"],
-        share: float,
-        wire: Wire,
-    ) -> Sent:
-        """Send [all ranks' rows, own slots' columns]; `num_rows` are each rank's, the rest as in `PooledRoute`."""
+    def send(self, values: Float[Tensor, "_ _"], bags: Bags, wire: Wire) -> Sent:
+        """Send [all ranks' rows, own slots' columns]."""
         ...
 
 
@@ -80,16 +81,9 @@ class Straight:
         self._layout = Layout.of([_only(each, taken) for each in slots], divided)
         self.columns = [answer.columns for answer in self._layout.answers]
 
-    def send(
-        self,
-        values: Float[Tensor, "_ _"],
-        num_rows: Sequence[int],
-        lengths: Int64[Tensor, "F B"],
-        share: float,
-        wire: Wire,
-    ) -> Sent:
+    def send(self, values: Float[Tensor, "_ _"], bags: Bags, wire: Wire) -> Sent:
         """Send as `Way` says."""
-        route = PooledRoute(self._ranks.rank, self._layout, num_rows, lengths, share)
+        route = PooledRoute(self._ranks.rank, self._layout, *bags)
         own = _columns(values, self._own, self._taken)
         return Sent(own, [Leg(route, self._ranks)], wire, self._ranks.waits)
 
@@ -115,21 +109,14 @@ class ByNode:
         self._inside, self._across = nodes[levels.across.rank], Layout.of(sums, divided)
         self.columns = [answer.columns for answer in self._across.answers]
 
-    def send(
-        self,
-        values: Float[Tensor, "_ _"],
-        num_rows: Sequence[int],
-        lengths: Int64[Tensor, "F B"],
-        share: float,
-        wire: Wire,
-    ) -> Sent:
+    def send(self, values: Float[Tensor, "_ _"], bags: Bags, wire: Wire) -> Sent:
         """Send as `Way` says."""
         inside, across = self._levels
-        by_rank = _columns(values, self._own, self._taken).split(list(num_rows))
+        by_rank = _columns(values, self._own, self._taken).split(list(bags.num_rows))
         by_place = [by_rank[place :: inside.size] for place in range(inside.size)]
-        rows = [list(num_rows[place :: inside.size]) for place in range(inside.size)]
+        rows = [bags.num_rows[place :: inside.size] for place in range(inside.size)]
         first = PooledRoute(inside.rank, self._inside, [sum(each) for each in rows])
-        second = PooledRoute(across.rank, self._across, rows[inside.rank], lengths, share)
+        second = PooledRoute(across.rank, self._across, rows[inside.rank], bags.lengths, bags.share)
         return Sent(
             torch.cat([part for parts in by_place for part in parts]),
             [Leg(first, inside), Leg(second, across)], wire, self._waits,
