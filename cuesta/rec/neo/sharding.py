@@ -131,13 +131,13 @@ class Sharding:
         self.wholes = [self._wholes(rank) if is_shared else [] for rank in range(world_size)]
         self.slots = [self._slots(each, "pooled") for each in self.shards]
         self.unpooled_slots = [self._slots(each, "unpooled") for each in self.shards]
-        means = [table.pooling == "mean" for table in self.cut for _ in table.pooled]
-        rows = [table.num_rows for table in self.cut for _ in table.pooled]
+        numbers = {key: number for number, key in enumerate(self.pooled_keys)}
         self.divided = {
-            slot.feature
-            for each in self.slots
-            for slot in each
-            if means[slot.feature] and slot.shard.rows != (0, rows[slot.feature])
+            numbers[key]
+            for each in self.shards
+            for table, shard in each
+            if table.pooling == "mean" and _is_cut_by_rows(table, shard)
+            for key in table.pooled
         }
 
     def _wholes(self, rank: int) -> list[Whole]:
@@ -171,10 +171,13 @@ def shard_name(name: str, shard: Shard) -> str:
     return f"{name}[{first}:{end},{left}:{right}]"
 
 
+def _is_cut_by_rows(table: Table, shard: Shard) -> bool:
+    return shard.rows != (0, table.num_rows)
+
+
 def _part(table: Table, shard: Shard) -> Table:
     """Return a shard as a table; of a mean over a part of the rows it gives the sum."""
     name = shard_name(table.name, shard)
-    is_part = shard.rows != (0, table.num_rows)
     return replace(
         table,
         name=name,
@@ -182,7 +185,7 @@ def _part(table: Table, shard: Shard) -> Table:
         dim=shard.columns[1] - shard.columns[0],
         pooled=tuple(f"{key} of {name}" for key in table.pooled),
         unpooled=tuple(f"{key} of {name}" for key in table.unpooled),
-        pooling="sum" if is_part else table.pooling,
+        pooling="sum" if _is_cut_by_rows(table, shard) else table.pooling,
     )
 
 
