@@ -316,14 +316,21 @@ def _forward(
     return embedding_rows(weight, ids, offsets, layout=layout)
 
 
-def draw_tables(
-    tables: Sequence[Table], dtype: torch.dtype, seed: int
-) -> Iterator[Float[Tensor, "rows D"]]:
-    """Yield the weights that `EmbeddingBags` starts each table with, one after another."""
+def draw_rows(
+    tables: Sequence[Table], seed: int
+) -> Iterator[tuple[Table, int, Float[Tensor, "rows D"]]]:
+    """Yield the weights that `EmbeddingBags` starts with, before they are rounded: table after table, rows from one on.
+
+    Rows are overwritten by the next ones, so that the memory is small whatever the tables.
+    """
     generator = torch.Generator().manual_seed(seed)
+    scratch = torch.empty(max([DRAWN_AT_ONCE, *(table.dim for table in tables)]))
     for table in tables:
-        drawn = torch.empty(table.num_rows, table.dim, dtype=dtype)
-        yield _drawn(drawn, table, generator)
+        at_once = scratch.numel() // table.dim
+        for first in range(0, table.num_rows, at_once):
+            rows = min(at_once, table.num_rows - first)
+            drawn = scratch[: rows * table.dim].view(rows, table.dim)
+            yield table, first, _drawn(drawn, table, generator)
 
 
 def draw_into(tables: Sequence[Table], views: Sequence[Float[Tensor, "rows D"]], seed: int) -> None:

@@ -28,13 +28,13 @@ from cuesta.rec.neo.cluster import GIB, MIB, Cluster
 from cuesta.rec.neo.constants import Constants
 from cuesta.rec.neo.costs import Scheme
 from cuesta.rec.neo.dense import add_gradients
-from cuesta.rec.neo.exchange import Ids, Received, Sending, Sent, Wire
+from cuesta.rec.neo.exchange import Ids, Sending, Wire
 from cuesta.rec.neo.plan import Plan, TablePlan
 from cuesta.rec.neo.ranks import Ranks
-from cuesta.rec.neo.routes import PooledRoute
 from cuesta.rec.neo.sharded import ShardedEmbeddingBags
 from cuesta.rec.neo.sharding import Sharding
 from cuesta.rec.neo.steps import NUM_EXCHANGES
+from cuesta.rec.neo.ways import Bags, ways_of
 
 _OPTIMIZER = RowwiseAdagrad(lr=0.01)
 _NUMBER = 4  # bytes of a float32
@@ -245,20 +245,17 @@ def _answer_times(clock: _Clock, sizes: Sizes, scheme: Scheme) -> tuple[float, f
     ranks, rows, width = clock.ranks, sizes.rows // 4, sizes.answer_width
     tables = _tables(8 * ranks.size, width)
     sharding = Sharding(tables, _plan(tables, scheme, ranks.size), _OPTIMIZER, ranks.size)
-    own_width = sharding.widths()[ranks.rank]
+    (way,) = ways_of(sharding, ranks)
+    own_width = sum(slot.columns.width for slot in sharding.slots[ranks.rank])
     lengths = torch.ones(len(tables), rows, dtype=torch.int64)
-    nothing = Ids(torch.zeros(0), torch.zeros(0, 0, dtype=torch.int64))
-    received = Received(nothing, [rows] * ranks.size, [])
+    bags = Bags([rows] * ranks.size, lengths, 1 / ranks.size)
     values = torch.rand(rows * ranks.size, own_width)
     grad = torch.rand(rows, len(tables) * width)
     out = torch.empty(0)
 
     def there() -> None:
         nonlocal out
-        route = PooledRoute(
-            sharding.answers(), sharding.widths(), received, lengths, own_width, 1 / ranks.size
-        )
-        out = Sent(values, route, ranks, Wire()).wait()
+        out = way.send(values, bags, Wire()).wait()
 
     forward, backward = clock.median(there, lambda: out.backward(grad))
     return forward, backward, values.numel() * _NUMBER

@@ -2,7 +2,7 @@
 
 After Neo (ISCA 2022), sections on partitioning and quantised communication. Ids go in two phases: first how many,
 then lengths, ids and weights. What was found comes back as float32, or in 16 bits each way.
-Gradients take the same way backwards, and autograd sees both: between `send` and `Sent.wait` other work can
+Gradients take the same way backwards, and autograd sees both: between sending and `Sent.wait` other work can
 be done while numbers travel, forward and backward.
 """
 
@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal, NamedTuple, Protocol, final
 
 import torch
 from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
-from cuesta.engine.waits import Wait
+from cuesta.engine.waits import Wait, Waits
 from cuesta.ragged import offsets_from_lengths
 from cuesta.rec.neo.ranks import Arriving, Ranks
 
@@ -170,11 +171,22 @@ class Route(Protocol):
         ...
 
 
-class Sent:
-    """Hold an answer that is on its way; `wait` returns it, and sends its gradient back in a backward pass."""
+class Leg(NamedTuple):
+    """Say with which ranks numbers are exchanged, and how they are put together."""
 
-    def __init__(self, values: Tensor, route: Route, ranks: Ranks, wire: Wire) -> None:
-        self._job = _Job(route, ranks, wire)
+    route: Route
+    ranks: Ranks
+
+
+class Sent:
+    """Hold an answer that is on its way; `wait` returns it, and sends its gradient back in a backward pass.
+
+    It goes leg after leg: what the first puts together is what the next one sends. The first leg starts here, others
+    in `wait`; a gradient's last leg starts where the backward pass meets `wait`, others where it meets this.
+    """
+
+    def __init__(self, values: Tensor, legs: Sequence[Leg], wire: Wire, waits: Waits) -> None:
+        self._job = _Job(legs, wire, waits)
         anchor = torch.empty(0, device=values.device, requires_grad=torch.is_grad_enabled())
         self._token = _Send.apply(anchor, values, self._job)
 
@@ -184,32 +196,48 @@ class Sent:
 
 
 class _Job:
-    """Hold a route and what is on its way on it."""
+    """Hold the legs of a way and what is under way on one of them."""
 
-    def __init__(self, route: Route, ranks: Ranks, wire: Wire) -> None:
-        self.route, self._ranks, self._wire = route, ranks, wire
+    def __init__(self, legs: Sequence[Leg], wire: Wire, waits: Waits) -> None:
+        self._legs, self._wire, self._waits = legs, wire, waits
         self._arriving: Arriving | None = None
 
     def send(self, values: Tensor) -> None:
-        packed = _rounded(self.route.packed(values), self._wire.forward)
-        self._arriving = self._ranks.exchange(packed, self.route.sizes, self.route.their_sizes)
+        self._start(self._legs[0], values)
 
     def answer(self) -> Tensor:
-        return self.route.unpacked(self._waited("answers").float().split(self.route.their_sizes))
+        for leg, later in pairwise(self._legs):
+            self._start(later, self._arrived(leg))
+        return self._arrived(self._legs[-1])
 
     def send_grad(self, grad: Tensor) -> None:
-        scaled = self.route.packed_grad(grad) * self._wire.loss_scale
-        packed = _rounded(scaled, self._wire.backward)
-        self._arriving = self._ranks.exchange(packed, self.route.their_sizes, self.route.sizes)
+        self._start_back(self._legs[-1], grad)
 
     def grad(self) -> Tensor:
+        for leg, earlier in pairwise(reversed(self._legs)):
+            self._start_back(earlier, self._arrived_back(leg))
+        return self._arrived_back(self._legs[0])
+
+    def _start(self, leg: Leg, values: Tensor) -> None:
+        packed = _rounded(leg.route.packed(values), self._wire.forward)
+        self._arriving = leg.ranks.exchange(packed, leg.route.sizes, leg.route.their_sizes)
+
+    def _arrived(self, leg: Leg) -> Tensor:
+        return leg.route.unpacked(self._waited("answers").float().split(leg.route.their_sizes))
+
+    def _start_back(self, leg: Leg, grad: Tensor) -> None:
+        scaled = leg.route.packed_grad(grad) * self._wire.loss_scale
+        packed = _rounded(scaled, self._wire.backward)
+        self._arriving = leg.ranks.exchange(packed, leg.route.their_sizes, leg.route.sizes)
+
+    def _arrived_back(self, leg: Leg) -> Tensor:
         arrived = self._waited("gradients").float() / self._wire.loss_scale
-        return self.route.unpacked_grad(arrived.split(self.route.sizes))
+        return leg.route.unpacked_grad(arrived.split(leg.route.sizes))
 
     def _waited(self, wait: Wait) -> Tensor:
         assert self._arriving is not None
         arriving, self._arriving = self._arriving, None
-        with self._ranks.waits.during(wait):
+        with self._waits.during(wait):
             return arriving.wait()
 
 

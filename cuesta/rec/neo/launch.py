@@ -19,6 +19,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
 
 from cuesta.data.batch import RankingBatch
 from cuesta.engine.task import BatchType, Evaluation, Task, TaskConfig
@@ -325,9 +326,22 @@ def world_here(plan: Plan | None = None, options: ShardedOptions | None = None) 
     try:
         savers = Ranks(dist.new_group(backend="gloo", timeout=_PATIENCE))
         with telling_others(store, rank, size):
-            yield Ranked(Ranks(dist.group.WORLD), plan, _local_size(), savers, options)
+            yield Ranked(_ranks_in_nodes(), plan, _local_size(), savers, options)
     finally:
         dist.destroy_process_group()
+
+
+def _ranks_in_nodes() -> Ranks:
+    """Return the ranks of the default group, with the levels of a mesh where all nodes have several of them."""
+    ranks, local = Ranks(dist.group.WORLD), _local_size()
+    if set(ranks.say(str(local))) != {str(local)} or not 1 < local < ranks.size:
+        return ranks
+    mesh = init_device_mesh(
+        ranks.device.type, (ranks.size // local, local), mesh_dim_names=("node", "place")
+    )
+    for group in mesh.get_all_groups():
+        group.set_timeout(_PATIENCE)
+    return Ranks.of_mesh(mesh)
 
 
 def is_restarted() -> bool:

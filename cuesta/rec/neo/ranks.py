@@ -2,7 +2,8 @@
 
 Reduce-scatter and all-gather are exchanges with a sum before or a copy after. Done so, sums are in the order of
 ranks and in float32 whatever travels, which gloo and NCCL do not promise (Neo, ISCA 2022, collectives); bytes on
-the wire are those of the ring algorithms.
+the wire are those of the ring algorithms. Ranks that lie in several nodes know the groups of the two levels, which a
+`DeviceMesh` makes: what is summed inside a node crosses to other nodes once.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.distributed as dist
 from safetensors import SafetensorError
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
 
 from cuesta.data.files import atomic_folder
 from cuesta.engine.waits import Waits
@@ -38,23 +40,50 @@ class Arriving(Protocol):
         ...
 
 
+class Levels(NamedTuple):
+    """Hold the ranks of this one's node, in order, and those that have its place in every node, node after node."""
+
+    inside: Ranks
+    across: Ranks
+
+
 class Ranks:
     """Exchange tensors within a process group; without one, this process is all there is.
 
     Collectives of a group must be called by all its ranks in the same order. They raise `RankLostError`. `waits` count
-    what training waited for.
+    what training waited for. `levels` are None if all ranks are equally near; otherwise rank r has the place r % n of
+    node r // n, where a node has n ranks.
 
     >>> Ranks().exchange(torch.tensor([1.0, 2.0]), [2], [2]).wait().tolist()
     [1.0, 2.0]
     """
 
-    def __init__(self, group: dist.ProcessGroup | None = None) -> None:
-        self._group = group
+    def __init__(
+        self, group: dist.ProcessGroup | None = None, levels: Levels | None = None
+    ) -> None:
+        self._group, self.levels = group, levels
         self.rank = 0 if group is None else group.rank()
         self.size = 1 if group is None else group.size()
         is_nccl = group is not None and group.name() == "nccl"
         self.device = torch.device("cuda" if is_nccl else "cpu")  # of what is exchanged
         self.waits = Waits()
+
+    @classmethod
+    def of_mesh(cls, mesh: DeviceMesh) -> Ranks:
+        """Return the ranks of a mesh of one axis, or of two, nodes and the ranks of each, that has all processes.
+
+        Raises `ValueError` for another mesh.
+        """
+        if mesh.ndim == 1:
+            return cls(mesh.get_group())
+        if mesh.ndim != 2 or mesh.mesh.flatten().tolist() != list(range(dist.get_world_size())):
+            raise ValueError(
+                f"a mesh of nodes and their ranks has two axes and all processes in order, got {mesh}"
+            )
+        if 1 in mesh.shape:
+            return cls(dist.group.WORLD)
+        across, inside = (Ranks(mesh.get_group(axis)) for axis in range(2))
+        return cls(dist.group.WORLD, Levels(inside, across))
 
     def exchange(
         self, values: Tensor, sizes: Sequence[int], their_sizes: Sequence[int]

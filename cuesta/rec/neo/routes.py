@@ -13,31 +13,30 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from cuesta.rec.neo.exchange import Received
-from cuesta.rec.neo.sharding import Answers, Slot
+from cuesta.rec.neo.sharding import Answers, Layout, Slot
 
 
 @final
 class PooledRoute:
-    """Take [all ranks' rows, own slots' columns] to [own rows, all features' columns].
+    """Take [all ranks' rows, own slots' columns] to [own rows, all columns of `layout`].
 
-    `answers` and `widths` are those of the sharding, `lengths` [F, B] those of this rank's bags. Gradients are
-    multiplied by `share`.
+    `rank` is this one's number among those that exchange, `num_rows` are the rows of each of them, `lengths` [F, B]
+    those of this rank's bags, if sums are to be divided by them. Gradients are multiplied by `share`.
     """
 
     def __init__(
         self,
-        answers: Sequence[Answers],
-        widths: Sequence[int],
-        received: Received,
-        lengths: Int64[Tensor, "F B"],
-        own_width: int,
-        share: float,
+        rank: int,
+        layout: Layout,
+        num_rows: Sequence[int],
+        lengths: Int64[Tensor, "F B"] | None = None,
+        share: float = 1.0,
     ) -> None:
-        self._answers, self._widths, self._lengths = answers, widths, lengths
-        self._all_rows, self._own_width, self._share = sum(received.num_rows), own_width, share
-        self._num_rows = lengths.shape[1]
-        self.sizes = [rows * own_width for rows in received.num_rows]
-        self.their_sizes = [self._num_rows * width for width in widths]
+        self._layout, self._lengths, self._share = layout, lengths, share
+        self._num_rows, self._all_rows = num_rows[rank], sum(num_rows)
+        self._own_width = layout.widths[rank]
+        self.sizes = [rows * self._own_width for rows in num_rows]
+        self.their_sizes = [self._num_rows * width for width in layout.widths]
 
     def packed(self, values: Float[Tensor, "_ _"]) -> Tensor:
         """Return the rows, those of each rank after another as they lie."""
@@ -47,24 +46,24 @@ class PooledRoute:
         """Return columns side by side, each the sum over the ranks that have some of its rows."""
         parts = [
             message.view(self._num_rows, width)
-            for message, width in zip(messages, self._widths, strict=True)
+            for message, width in zip(messages, self._layout.widths, strict=True)
         ]
         columns = []
-        for answer in self._answers:
-            width = answer.columns[1] - answer.columns[0]
+        for answer in self._layout.answers:
+            width = answer.columns.width
             pieces = [parts[rank].narrow(1, start, width) for rank, start in answer.pieces]
             total = pieces[0]
             for piece in pieces[1:]:
                 total = total + piece
             columns.append(self._mean(total, answer))
-        return torch.cat(columns, 1)
+        return torch.cat(columns, 1) if columns else messages[0].new_empty(self._num_rows, 0)
 
     def packed_grad(self, grad: Float[Tensor, "B width"]) -> Tensor:
         """Return for each rank the gradients of its slots' columns."""
-        widths = [answer.columns[1] - answer.columns[0] for answer in self._answers]
-        parts: list[list[tuple[int, Tensor]]] = [[] for _ in self._widths]
+        widths = [answer.columns.width for answer in self._layout.answers]
+        parts: list[list[tuple[int, Tensor]]] = [[] for _ in self._layout.widths]
         scaled = grad.float() if self._share == 1 else grad.float() * self._share
-        for answer, column in zip(self._answers, scaled.split(widths, 1), strict=True):
+        for answer, column in zip(self._layout.answers, scaled.split(widths, 1), strict=True):
             for rank, start in answer.pieces:
                 parts[rank].append((start, self._mean(column, answer)))
         rows = [[column for _, column in sorted(each, key=lambda part: part[0])] for each in parts]
@@ -78,7 +77,8 @@ class PooledRoute:
     def _mean(self, total: Tensor, answer: Answers) -> Tensor:
         if not answer.divides:
             return total
-        return total / self._lengths[answer.feature].clamp(min=1)[:, None]
+        assert self._lengths is not None
+        return total / self._lengths[answer.columns.feature].clamp(min=1)[:, None]
 
 
 @final

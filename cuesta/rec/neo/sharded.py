@@ -4,13 +4,14 @@ Neo (ISCA 2022), 4D parallelism. The unsharded module on the batches of all rank
 specification. Every rank holds an ordinary `EmbeddingBags` of the parts that are its own, and another of the
 tables that all hold; what is new is only who is asked. Whole tables, columns and copies learn with the same bits as
 unsharded: ids of all ranks meet in the order of ranks. For tables cut by rows, sums over ranks round otherwise.
+What is asked is in `asking.py`, how answers travel in `ways.py` and `routes.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, final
+from typing import final
 
 import torch
 from jaxtyping import Float
@@ -18,18 +19,20 @@ from torch import Tensor, nn
 
 from cuesta.errors import UserError
 from cuesta.nn import EmbeddingBags, Storage, Table
-from cuesta.nn.embedding import draw_tables
-from cuesta.ops import TableOptimizer, bucketize_ids
+from cuesta.nn.embedding import draw_rows
+from cuesta.ops import TableOptimizer
 from cuesta.ragged import Ragged, RaggedFeatures
 from cuesta.rec.neo.ahead import Ahead, Asked
+from cuesta.rec.neo.asking import Asking, OutOfRange
 from cuesta.rec.neo.copies import Gradient, gathered
-from cuesta.rec.neo.exchange import Ids, Received, Sending, Sent, Wire
+from cuesta.rec.neo.exchange import Ids, Leg, Received, Sending, Sent, Wire
 from cuesta.rec.neo.plan import Plan, Shard
 from cuesta.rec.neo.ranks import Ranks
-from cuesta.rec.neo.routes import PooledRoute, RowsRoute
+from cuesta.rec.neo.routes import RowsRoute
 from cuesta.rec.neo.row_state import step_with_shared_rows
-from cuesta.rec.neo.sharding import RowState, Sharding, Slot, shard_name
+from cuesta.rec.neo.sharding import Columns, RowState, Sharding, shard_name
 from cuesta.rec.neo.tiers import TieredEmbeddingBags, Tiers
+from cuesta.rec.neo.ways import Bags, ways_of
 
 
 @final
@@ -47,7 +50,7 @@ class ShardedOptions:
 
     wire: Wire = field(default_factory=Wire)
     gradient: Gradient = "mean"
-    out_of_range: Literal["error", "clamp", "ignore"] = "error"
+    out_of_range: OutOfRange = "error"
     row_state: RowState = "refused"
     tiers: Tiers | None = None
 
@@ -56,8 +59,9 @@ class ShardedOptions:
 class ShardedEmbeddingBags(nn.Module):
     """Look up and train tables that are spread over ranks; every rank calls with its own rows of the batch.
 
-    All else is as in `EmbeddingBags`; the state dict holds this rank's parts. Raises `UserError` as
-    `Sharding` does, and `ValueError` naming an id that no row has, unless `options.out_of_range` says otherwise.
+    All else is as in `EmbeddingBags`; the state dict holds this rank's parts. Sums over the ranks of one node cross to
+    other nodes once, if `ranks` know of nodes (`Ranks.of_mesh`). Raises `UserError` as `Sharding` does, and
+    `ValueError` naming an id that no row has, unless `options.out_of_range` says otherwise.
 
     >>> from cuesta.ops import SGD
     >>> from cuesta.rec.neo.plan import whole_tables
@@ -105,22 +109,15 @@ class ShardedEmbeddingBags(nn.Module):
         self._brought: dict[
             int, RaggedFeatures
         ] = {}  # of what was asked, whose rows are on their way
-        self._answers = self.sharding.answers()
-        self._blocks = _blocks(self.sharding.slots)
         self._dims = {
             key: table.dim for table in tables for key in (*table.pooled, *table.unpooled)
         }
-        self._num_rows = {
-            key: table.num_rows for table in tables for key in (*table.pooled, *table.unpooled)
-        }
-        self._num_parts = {
-            key: plan.tables[table.name].columns
-            for table in tables
-            for key in (*table.pooled, *table.unpooled)
-        }
+        self._asking = Asking(self.sharding, plan, self.ranks, self.options.out_of_range)
+        self._ways = ways_of(self.sharding, self.ranks)
+        self._columns = self._arriving_columns()
         self._ahead = Ahead()
         self._asked_rows: dict[tuple[str, ...], None] = {}  # in the order of their first lookup
-        self._draw(storage, seed)
+        self._draw(seed)
 
     @property
     def width(self) -> int:
@@ -165,8 +162,8 @@ class ShardedEmbeddingBags(nn.Module):
 
         Gradients too travel while those of layers between `send` and `wait` are found.
         """
-        (asked,) = self._ahead.take(features, ()) or [self._ask_pooled(features)]
-        sent = None if asked.sending is None else self._answer_pooled(asked.features, asked.sending)
+        (asked,) = self._ahead.take(features, ()) or [self._asking.pooled(features)]
+        sent = [] if asked.sending is None else self._answer_pooled(asked.features, asked.sending)
         copied: Tensor | None = None
         if self._copies is not None and self._copies.pooled_keys:
             copied = self._copies(asked.features)
@@ -178,9 +175,9 @@ class ShardedEmbeddingBags(nn.Module):
         Lookups take what was announced if they get the same object, and else ask anew. Unpooled features are asked
         for as in the lookups so far. Every rank must announce, fetch and look up in the same order.
         """
-        self._ahead.put(features, (), [self._ask_pooled(features)])
+        self._ahead.put(features, (), [self._asking.pooled(features)])
         for keys in self._asked_rows:
-            self._ahead.put(features, keys, self._ask_rows(features, keys))
+            self._ahead.put(features, keys, self._asking.rows(features, keys))
 
     def fetch(self, features: RaggedFeatures) -> None:
         """Send the ids of a batch that was announced, and have those of the other ranks sent."""
@@ -195,22 +192,19 @@ class ShardedEmbeddingBags(nn.Module):
         if isinstance(self._own, TieredEmbeddingBags):
             self._own.forget()
 
-    def joined(self, sent: Tensor | None, copied: Tensor | None) -> Float[Tensor, "B width"]:
-        """Return the columns of tables that are cut and of those that are copied in the order of features."""
-        if copied is None or self._copies is None:
-            assert sent is not None
-            return sent
-        if sent is None:
-            return copied
-        keys = (*self.sharding.pooled_keys, *self._copies.pooled_keys)
-        widths = [self._dims[key] for key in keys]
-        columns = dict(zip(keys, torch.cat([sent, copied], 1).split(widths, 1), strict=True))
-        return torch.cat([columns[key] for key in self.pooled_keys], 1)
+    def joined(self, arrived: Sequence[Tensor]) -> Float[Tensor, "B width"]:
+        """Return the columns of all ways, and then of copied tables, in the order of features."""
+        values = arrived[0] if len(arrived) == 1 else torch.cat(list(arrived), 1)
+        if self._columns == sorted(self._columns):
+            return values
+        parts = values.split([columns.width for columns in self._columns], 1)
+        placed = sorted(zip(self._columns, parts, strict=True), key=lambda each: each[0])
+        return torch.cat([part for _, part in placed], 1)
 
     def rows(self, features: RaggedFeatures, keys: Sequence[str]) -> list[Ragged]:
         """Return for each of these unpooled features, whose tables share a dim, its rows [T, D]."""
         self._asked_rows.setdefault(tuple(keys))
-        asked = self._ahead.take(features, tuple(keys)) or self._ask_rows(features, keys)
+        asked = self._ahead.take(features, tuple(keys)) or self._asking.rows(features, keys)
         sent = [self._answer_rows(each) for each in asked]
         found: dict[str, Ragged] = {}
         for each, answers in zip(asked, sent, strict=True):
@@ -249,99 +243,37 @@ class ShardedEmbeddingBags(nn.Module):
     def extra_repr(self) -> str:
         return f"rank {self.ranks.rank} of {self.ranks.size}, {self.options.gradient} gradients"
 
-    def _draw(self, storage: Storage, seed: int) -> None:
-        """Write the weights that the unsharded module starts with, and keep what is this rank's."""
+    def _draw(self, seed: int) -> None:
+        """Write the weights that the unsharded module starts with, of which this rank keeps its own."""
         views: dict[str, list[tuple[Shard, Tensor]]] = {}
         for (name, shard), view in self.shards().items():
             views.setdefault(name, []).append((shard, view))
-        for table, drawn in zip(
-            self.tables, draw_tables(self.tables, getattr(torch, storage), seed), strict=True
-        ):
+        for table, first, drawn in draw_rows(self.tables, seed):
             for shard, view in views.get(table.name, ()):
-                view.copy_(drawn[slice(*shard.rows), slice(*shard.columns)])
+                begin = max(shard.rows[0], first)
+                end = min(shard.rows[1], first + len(drawn))
+                if begin < end:
+                    own = view[begin - shard.rows[0] : end - shard.rows[0]]
+                    own.copy_(drawn[begin - first : end - first, slice(*shard.columns)])
 
-    def _in_range(self, features: RaggedFeatures) -> RaggedFeatures:
-        """Return features whose ids all have a row, where ids without one are no error."""
-        if self.options.out_of_range == "error":
-            return features
-        values, limits = features.values, self._limits(features)
-        if self.options.out_of_range == "clamp":
-            values = values.clamp(min=0).minimum(limits - 1)
-        else:
-            values = torch.where((values < 0) | (values >= limits), 0, values)
-        return RaggedFeatures(features.keys, values, features.offsets, features.weights)
+    def _arriving_columns(self) -> list[Columns]:
+        """Return what `joined` gets, with the numbers that features have among all pooled ones."""
+        numbers = {key: number for number, key in enumerate(self.pooled_keys)}
+        cut = [numbers[key] for key in self.sharding.pooled_keys]
+        sent = [each._replace(feature=cut[each.feature]) for w in self._ways for each in w.columns]
+        copied = [key for table in self.sharding.copied for key in table.pooled]
+        return sent + [Columns(numbers[key], 0, self._dims[key]) for key in copied]
 
-    def _limits(self, features: RaggedFeatures) -> Tensor:
-        """Return the number of rows of each id's table."""
-        rows = features.values.new_tensor([self._num_rows[key] for key in features.keys])
-        counts = features.lengths().sum(1)
-        return rows.repeat_interleave(counts, output_size=features.values.numel())
-
-    def _dealt(
-        self, features: RaggedFeatures, blocks: Tensor, *, wants_places: bool = False
-    ) -> tuple[Ids, Tensor]:
-        """Return the ids of all ranks' slots, and where they were. Raises `ValueError` for an id without a row."""
-        weights = features.weights
-        dealt = bucketize_ids(
-            features.values, features.offsets, blocks.to(features.values.device),
-            num_features=len(features.keys), wants_places=wants_places or weights is not None,
-        )  # fmt: skip
-        ends = features.offsets[:: features.num_rows] if features.num_rows else None
-        expected = 0
-        if ends is not None:
-            counts = zip(features.keys, ends.diff().tolist(), strict=True)
-            expected = sum(self._num_parts[key] * count for key, count in counts)
-        if dealt.ids.numel() != expected:
-            raise ValueError(self._out_of_range(features))
-        chosen = None if weights is None else weights[dealt.places]
-        return Ids(dealt.ids, dealt.lengths, chosen), dealt.places
-
-    def _out_of_range(self, features: RaggedFeatures) -> str:
-        """Return words about the first id that has no row."""
-        is_bad = (features.values < 0) | (features.values >= self._limits(features))
-        place = int(is_bad.nonzero()[0, 0])
-        bag = int(torch.searchsorted(features.offsets, place, right=True)) - 1
-        key, row = features.keys[bag // features.num_rows], bag % features.num_rows
-        return (
-            f"feature {key!r}, row {row}: id {int(features.values[place])} is out of range for a table "
-            f"of {self._num_rows[key]} rows"
-        )
-
-    def _ask_pooled(self, features: RaggedFeatures) -> Asked:
-        chosen = self._in_range(features.select(self.pooled_keys))
-        cut = self.sharding.pooled_keys
-        if not cut:
-            return Asked(chosen)
-        ids, _ = self._dealt(chosen.select(cut), self._blocks)
-        return Asked(chosen, Sending(self.ranks, ids, [len(each) for each in self.sharding.slots]))
-
-    def _answer_pooled(self, features: RaggedFeatures, sending: Sending) -> Sent:
+    def _answer_pooled(self, features: RaggedFeatures, sending: Sending) -> list[Sent]:
+        """Return what this rank finds for all, on each of the ways."""
         received = sending.wait()
         if self._own is None or not self._own.pooled_keys:
             values = torch.zeros(sum(received.num_rows), 0, device=features.values.device)
         else:
             values = self._own(self._asked_of_own(self._own.pooled_keys, sending))
-        route = PooledRoute(
-            self._answers, self.sharding.widths(), received,
-            features.select(self.sharding.pooled_keys).lengths(), values.shape[1],
-            self._share(received, features.num_rows),
-        )  # fmt: skip
-        return Sent(values, route, self.ranks, self.options.wire)
-
-    def _ask_rows(self, features: RaggedFeatures, keys: Sequence[str]) -> list[Asked]:
-        """Ask for unpooled features: those of copied tables, of nobody, and those of parts of each width."""
-        features = self._in_range(features.select(keys))
-        copied = self._copies.unpooled_keys if self._copies is not None else ()
-        own = [key for key in keys if key in copied]
-        asked = [Asked(features.select(own))] if own else []
-        for width, same in self._by_width([key for key in keys if key not in copied]).items():
-            chosen = features.select(same)
-            slots = self._slots_of(same)
-            ids, places = self._dealt(chosen, _blocks(slots), wants_places=True)
-            ids = ids._replace(weights=None)
-            sending = Sending(self.ranks, ids, [len(each) for each in slots])
-            asked.append(Asked(chosen, sending, places, width))
-        return asked
+        lengths = features.select(self.sharding.pooled_keys).lengths()
+        bags = Bags(received.num_rows, lengths, self._share(received, features.num_rows))
+        return [way.send(values, bags, self.options.wire) for way in self._ways]
 
     def _answer_rows(self, asked: Asked) -> Sent | None:
         """Return the rows that other ranks find, on their way; None where they are this rank's own."""
@@ -349,7 +281,7 @@ class ShardedEmbeddingBags(nn.Module):
             return None
         received = asked.sending.wait()
         features, keys = asked.features, asked.features.keys
-        slots = self._slots_of(keys)
+        slots = self._asking.slots_of(keys)
         if slots[self.ranks.rank]:
             assert self._own is not None
             own = self._held_keys(keys)
@@ -362,7 +294,7 @@ class ShardedEmbeddingBags(nn.Module):
             (features.values.numel(), self._dims[keys[0]]), asked.width,
             self._share(received, features.num_rows),
         )  # fmt: skip
-        return Sent(values, route, self.ranks, self.options.wire)
+        return Sent(values, [Leg(route, self.ranks)], self.options.wire, self.ranks.waits)
 
     def _held_keys(self, keys: Sequence[str]) -> list[str]:
         """Return the names that this rank's own tables have for unpooled features, part by part."""
@@ -391,24 +323,6 @@ class ShardedEmbeddingBags(nn.Module):
                 self._brought[id(asked.sending)] = features
                 self._own.prefetch(features)
 
-    def _slots_of(self, keys: Sequence[str]) -> list[list[Slot]]:
-        """Return each rank's slots of unpooled features, which are numbered as given."""
-        numbers = {self.sharding.unpooled_keys.index(key): n for n, key in enumerate(keys)}
-        return [
-            [Slot(numbers[slot.feature], slot.shard) for slot in each if slot.feature in numbers]
-            for each in self.sharding.unpooled_slots
-        ]
-
-    def _by_width(self, keys: Sequence[str]) -> dict[int, list[str]]:
-        """Return unpooled features by the width of their tables' parts."""
-        found: dict[int, list[str]] = {}
-        for table in self.sharding.cut:
-            for key in table.unpooled:
-                if key in keys:
-                    width = table.dim // self.plan.tables[table.name].columns
-                    found.setdefault(width, []).append(key)
-        return found
-
     def _share(self, received: Received, num_rows: int) -> float:
         """Return what this rank's gradients count: its share of all rows, or 1."""
         return num_rows / max(sum(received.num_rows), 1) if self.options.gradient == "mean" else 1.0
@@ -419,20 +333,14 @@ class SentBags:
     """Hold a lookup whose answers are on their way."""
 
     def __init__(
-        self, bags: ShardedEmbeddingBags, sent: Sent | None, copied: Tensor | None
+        self, bags: ShardedEmbeddingBags, sent: Sequence[Sent], copied: Tensor | None
     ) -> None:
         self._bags, self._sent, self._copied = bags, sent, copied
 
     def wait(self) -> Float[Tensor, "B width"]:
         """Return what `ShardedEmbeddingBags.forward` does."""
-        sent = None if self._sent is None else self._sent.wait()
-        return self._bags.joined(sent, self._copied)
-
-
-def _blocks(slots: Sequence[Sequence[Slot]]) -> Tensor:
-    """Return what `bucketize_ids` reads of all ranks' slots."""
-    blocks = [(slot.feature, *slot.shard.rows) for each in slots for slot in each]
-    return torch.tensor(blocks, dtype=torch.int64).view(-1, 3)
+        arrived = [each.wait() for each in self._sent]
+        return self._bags.joined(arrived if self._copied is None else [*arrived, self._copied])
 
 
 def _features(keys: Sequence[str], ids: Ids) -> RaggedFeatures:

@@ -8,7 +8,8 @@ of the scheme `data` have no slots: every rank looks them up in its own copy.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Set as AbstractSet
+from dataclasses import replace
 from typing import Literal, NamedTuple, final
 
 from cuesta.errors import UserError
@@ -20,32 +21,74 @@ from cuesta.rec.neo.row_state import Whole
 RowState = Literal["refused", "shared", "apart"]
 
 
+class Columns(NamedTuple):
+    """Say which columns, first and end, of a feature, a number among all of its kind."""
+
+    feature: int
+    first: int
+    end: int
+
+    @property
+    def width(self) -> int:
+        """Return how many they are."""
+        return self.end - self.first
+
+
 class Slot(NamedTuple):
     """Say which feature, a number among all of its kind, a shard is looked up by."""
 
     feature: int
     shard: Shard
 
+    @property
+    def columns(self) -> Columns:
+        """Return what it answers, or a part of the sum of it."""
+        return Columns(self.feature, *self.shard.columns)
+
 
 class Piece(NamedTuple):
-    """Say where a block of rows' answer is: from which rank, at which of its columns."""
+    """Say where a part of a sum is: from which rank, at which of its columns."""
 
     rank: int
     start: int
 
 
-@final
-@dataclass(frozen=True, kw_only=True)
-class Answers:
-    """Say how a pooled feature is put together: its columns [first, end), from the sum of `pieces`.
+class Answers(NamedTuple):
+    """Say how columns are put together, from the sum of `pieces`.
 
     `divides` says that the sum is to be divided by the bag's length: of a mean over rows on several ranks.
     """
 
-    feature: int
-    columns: tuple[int, int]
+    columns: Columns
     pieces: tuple[Piece, ...]
     divides: bool
+
+
+class Layout(NamedTuple):
+    """Say how many columns come from each rank, and what they are together: answers in order."""
+
+    widths: list[int]
+    answers: list[Answers]
+
+    @classmethod
+    def of(
+        cls, ranks: Sequence[Sequence[Columns]], divided: AbstractSet[int] = frozenset()
+    ) -> Layout:
+        """Return the layout of what each of some ranks gives, side by side; what several give is summed.
+
+        `divided` are the features whose sums are to be divided by the bags' lengths.
+        """
+        found: dict[Columns, list[Piece]] = {}
+        for rank, given in enumerate(ranks):
+            start = 0
+            for columns in given:
+                found.setdefault(columns, []).append(Piece(rank, start))
+                start += columns.width
+        answers = [
+            Answers(columns, tuple(pieces), columns.feature in divided)
+            for columns, pieces in sorted(found.items())
+        ]
+        return cls([sum(each.width for each in given) for given in ranks], answers)
 
 
 @final
@@ -53,8 +96,9 @@ class Sharding:
     """Hold, for tables and a plan, the shards of each rank as tables of their own, and their slots.
 
     `held[r]` are the tables that rank r holds parts of, with slots for features; `slots[r]` those of `pooled`
-    features in the order of its columns, `unpooled_slots[r]` of unpooled ones. `copied` are the tables
-    that every rank has, `wholes[r]` the rows whose parts, some of them on r, share the optimiser's number a row.
+    features in the order of its columns, `unpooled_slots[r]` of unpooled ones. `divided` are the pooled features that
+    are means over rows on several ranks. `copied` are the tables that every rank has, `wholes[r]` the rows whose parts,
+    some of them on r, share the optimiser's number a row.
     Raises `UserError` for a plan of other tables or another world, and for an optimiser that a scheme cannot keep
     exact, where `row_state` is "refused".
     """
@@ -87,30 +131,14 @@ class Sharding:
         self.wholes = [self._wholes(rank) if is_shared else [] for rank in range(world_size)]
         self.slots = [self._slots(each, "pooled") for each in self.shards]
         self.unpooled_slots = [self._slots(each, "unpooled") for each in self.shards]
-
-    def widths(self) -> list[int]:
-        """Return the number of columns of each rank's pooled answer."""
-        return [sum(_width(slot) for slot in slots) for slots in self.slots]
-
-    def answers(self) -> list[Answers]:
-        """Return how each pooled feature is put together, columns in order."""
-        found: dict[tuple[int, tuple[int, int]], list[Piece]] = {}
-        for rank, slots in enumerate(self.slots):
-            start = 0
-            for slot in slots:
-                where = (slot.feature, slot.shard.columns)
-                found.setdefault(where, []).append(Piece(rank, start))
-                start += _width(slot)
-        pooling = [table.pooling for table in self.cut for _ in table.pooled]
-        return [
-            Answers(
-                feature=feature,
-                columns=columns,
-                pieces=tuple(pieces),
-                divides=len(pieces) > 1 and pooling[feature] == "mean",
-            )
-            for (feature, columns), pieces in sorted(found.items())
-        ]
+        numbers = {key: number for number, key in enumerate(self.pooled_keys)}
+        self.divided = {
+            numbers[key]
+            for each in self.shards
+            for table, shard in each
+            if table.pooling == "mean" and _is_cut_by_rows(table, shard)
+            for key in table.pooled
+        }
 
     def _wholes(self, rank: int) -> list[Whole]:
         """Return rows that are cut by columns and of which a rank has a part."""
@@ -143,15 +171,13 @@ def shard_name(name: str, shard: Shard) -> str:
     return f"{name}[{first}:{end},{left}:{right}]"
 
 
-def _width(slot: Slot) -> int:
-    left, right = slot.shard.columns
-    return right - left
+def _is_cut_by_rows(table: Table, shard: Shard) -> bool:
+    return shard.rows != (0, table.num_rows)
 
 
 def _part(table: Table, shard: Shard) -> Table:
     """Return a shard as a table; of a mean over a part of the rows it gives the sum."""
     name = shard_name(table.name, shard)
-    is_part = shard.rows != (0, table.num_rows)
     return replace(
         table,
         name=name,
@@ -159,7 +185,7 @@ def _part(table: Table, shard: Shard) -> Table:
         dim=shard.columns[1] - shard.columns[0],
         pooled=tuple(f"{key} of {name}" for key in table.pooled),
         unpooled=tuple(f"{key} of {name}" for key in table.unpooled),
-        pooling="sum" if is_part else table.pooling,
+        pooling="sum" if _is_cut_by_rows(table, shard) else table.pooling,
     )
 
 

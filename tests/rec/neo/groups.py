@@ -17,7 +17,7 @@ from cuesta.nn import Table
 from cuesta.ragged import Ragged, RaggedFeatures
 from cuesta.rec.neo.costs import Scheme
 from cuesta.rec.neo.plan import Plan, TablePlan
-from cuesta.rec.neo.ranks import Ranks
+from cuesta.rec.neo.ranks import Levels, Ranks
 
 Result = TypeVar("Result")
 TABLES = (
@@ -30,14 +30,29 @@ KEYS = ("tag", "history", "user", "wide", "seen", "more", "item", "tags")
 SIZES = {key: table.num_rows for table in TABLES for key in (*table.pooled, *table.unpooled)}
 
 
-def run_ranks(size: int, work: Callable[[Ranks], Result]) -> list[Result]:
-    """Return what `work` returns on each of `size` ranks; the first error of one is raised."""
+def run_ranks(
+    size: int, work: Callable[[Ranks], Result], ranks_per_node: int | None = None
+) -> list[Result]:
+    """Return what `work` returns on each of `size` ranks; the first error of one is raised.
+
+    They know of nodes only if `ranks_per_node` are given.
+    """
     store, results, errors = dist.HashStore(), {}, []
+
+    def ranks_of(name: str, rank: int, size: int, levels: Levels | None = None) -> Ranks:
+        own = dist.PrefixStore(name, store)
+        return Ranks(dist.ProcessGroupGloo(own, rank, size, timedelta(seconds=20)), levels)
 
     def one(rank: int) -> None:
         try:
-            group = dist.ProcessGroupGloo(store, rank, size, timedelta(seconds=20))
-            results[rank] = work(Ranks(group))
+            levels = None
+            if ranks_per_node is not None:
+                node, place = divmod(rank, ranks_per_node)
+                levels = Levels(
+                    inside=ranks_of(f"node {node}", place, ranks_per_node),
+                    across=ranks_of(f"place {place}", node, size // ranks_per_node),
+                )
+            results[rank] = work(ranks_of("all", rank, size, levels))
         except BaseException as error:
             errors.append(error)
 

@@ -94,6 +94,7 @@ def sharded(
     optimizer: TableOptimizer,
     plan: Plan,
     options: ShardedOptions = SUM,
+    ranks_per_node: int | None = None,
 ) -> Trained:
     """Train on a rank a batch, and put outputs and tables together again."""
 
@@ -111,7 +112,7 @@ def sharded(
             outputs += [pooled.detach(), *(each.detach() for each in rows)]
         return outputs, bags.shards()
 
-    results = run_ranks(plan.world_size, work)
+    results = run_ranks(plan.world_size, work, ranks_per_node)
     outputs = [torch.cat(parts) for parts in zip(*(out for out, _ in results), strict=True)]
     tables = {table.name: torch.full((table.num_rows, table.dim), torch.nan) for table in TABLES}
     for _, shards in results:
