@@ -209,7 +209,7 @@ def _read(
     if depth.shape != size[::-1]:
         raise UserError(
             f"{scene.depth_map(name)}: {depth.shape[1]} x {depth.shape[0]} pixels, its camera has "
-            f"{size[0]} x {size[1]}; {_REMEDY}"
+            f"{size[0]} x {size[1]}; make it again with --max-image-size 0"
         )
     with blaming(scene.frame(name), _REMEDY), Image.open(scene.frame(name)) as image:
         if image.size != size:

@@ -96,16 +96,16 @@ def _of_image(path: Path, truth: Path, name: str, has_free_scale: bool) -> dict[
     for masks, kinds in _MASKS.items():
         keep = np.ones(true.shape, bool)
         for kind in kinds:
-            keep &= _keep(_mask(path, name, kind), own.shape, true.shape)
+            keep &= _keep(_mask(path, name, kind), true.shape)
         found[masks] = compare_depth(estimate, true, keep=keep)
     return found
 
 
-def _keep(file: Path, shape: tuple[int, ...], size: tuple[int, ...]) -> NDArray[np.bool_]:
+def _keep(file: Path, size: tuple[int, ...]) -> NDArray[np.bool_]:
     """Return what a mask keeps at the size of the truth; without a file it keeps nothing."""
     if not file.is_file():
         return np.zeros(size, bool)
-    return np.asarray(at_size(read_grey(file, shape), size, str(file)) == 255)
+    return np.asarray(at_size(read_grey(file), size, str(file)) == 255)
 
 
 def _mask(path: Path, name: str, kind: str) -> Path:

@@ -26,6 +26,7 @@ from cuesta.data.scenes.terrasky3d import read_train_data, read_views_txt
 from cuesta.data.scenes.views import Views
 from cuesta.errors import UserError
 from cuesta.vision.terrasky3d.benchmark.cloud_errors import Positions, thin
+from cuesta.vision.terrasky3d.benchmark.depth_errors import at_size
 
 _LISTS = {"views.txt": read_views_txt, "train_data.json": read_train_data}
 _STRECHA = ("", "gt_dense_cameras")
@@ -184,7 +185,7 @@ def cloud_of_maps(path: Path, spacing: float, *, is_masked: bool = True) -> Posi
         keep = np.isfinite(depth) & (depth > 0)
         mask = scene.semantic_mask(name)
         if is_masked and mask.is_file():
-            keep &= read_grey(mask, depth.shape) == 255
+            keep &= at_size(read_grey(mask), depth.shape, str(mask)) == 255
         points = thin(_unprojected(views, name, depth, keep), spacing)
         found = thin(np.concatenate([found, points]), spacing)
     if not len(found):
@@ -192,14 +193,11 @@ def cloud_of_maps(path: Path, spacing: float, *, is_masked: bool = True) -> Posi
     return found
 
 
-def read_grey(path: Path, shape: Sequence[int]) -> np.ndarray:
-    """Return a mask of 8 bits [Y, X]. Raises `UserError` where it is none of this size."""
+def read_grey(path: Path) -> np.ndarray:
+    """Return a mask of 8 bits [Y, X]. Raises `UserError` where it is none."""
     with blaming(path, "make the masks again"), Image.open(path) as image:
-        if image.mode != "L" or image.size != (shape[1], shape[0]):
-            raise ValueError(
-                f"a mask of {image.mode}, {image.width} x {image.height}, where its depth map is "
-                f"{shape[1]} x {shape[0]}"
-            )
+        if image.mode != "L":
+            raise ValueError(f"a mask of {image.mode}, not of 8 bits")
         return np.asarray(image)
 
 
