@@ -48,7 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.update({**THREAD_ENVIRONMENT, **os.environ})
     parser = build_parser()
-    options, rest = parser.parse_known_args(arguments)
+    words, nested = _apart(sys.argv[1:] if arguments is None else arguments)
+    options, rest = parser.parse_known_args(words)
+    rest += nested
     if rest and options.verb not in _WITH_SETTINGS:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     options.settings = rest
@@ -70,6 +72,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+
+
+def _apart(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return all other words, and the flags with a dot, each with its values, which would be taken for a name."""
+    words: list[str] = []
+    nested: list[str] = []
+    found = words
+    for word in arguments:
+        if word.startswith("--"):
+            found = nested if "." in word.partition("=")[0] else words
+        found.append(word)
+    return words, nested
 
 
 def build_parser() -> argparse.ArgumentParser:

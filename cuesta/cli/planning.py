@@ -61,7 +61,14 @@ def plan(options: argparse.Namespace) -> int:
     if options.model is None:
         options.plan_parser.error(f"name {_MODELS}")
     _check_model(options.model)
-    request = override(_request(options), options.settings)
+    given = _request(options)
+    request = override(given, options.settings)
+    if options.calibration and request.cluster.num_nodes > 1:
+        print(
+            f"{options.calibration} is of {given.cluster.world_size} ranks on one machine; links between machines, "
+            f"--cluster.across {request.cluster.across:g} and --cluster.ring-across, were not measured",
+            file=sys.stderr,
+        )
     workload = workload_of(request, recipe_named)
     settings = PlannerSettings(schemes=request.schemes, least_columns=request.least_columns)
     planned = make_plan(workload, request.cluster, settings)
@@ -129,14 +136,19 @@ def _calibrate(options: argparse.Namespace) -> int:
             f"--calibration {options.out or _CALIBRATION}"
         )
     request = override(PlanRequest(name="plan"), options.settings)
-    found = calibrate(request.cluster.world_size)
+    world = request.cluster.world_size
+    print(
+        f"measuring {world} ranks at once, about half a minute on an idle machine; leave it idle",
+        file=sys.stderr,
+    )
+    found = calibrate(world)
     path = options.out or _CALIBRATION
     write_calibration(found, path)
     if options.json:
         print(json.dumps(asdict(found), indent=1))
         return 0
     print(f"{found.machine}: {found.cluster.world_size} ranks at once, {found.date}")
-    print(f"{'':28}{'measured':>12}  {'default':>12}")
+    print(f"{'bandwidths in GiB/s':28}{'measured':>12}  {'default':>12}")
     for name, value, default in compared(found):
         print(f"{name:28}{_short(value):>12}  {_short(default):>12}")
     print(f"wrote {path}; cuesta plan RECIPE --calibration {path} plans with it")

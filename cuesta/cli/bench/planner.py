@@ -21,7 +21,6 @@ from torch import nn
 from cuesta.cli.bench.harness import OURS, WARM_UP, Findings, Settings, progress, time_rows
 from cuesta.cli.bench.ids import IdBatch, num_distinct
 from cuesta.cli.bench.models import ROWWISE, CuestaModel, ModelBatch, ModelCase, case_tables
-from cuesta.rec.neo.calibrate import QUICK, Sizes
 from cuesta.rec.neo.calibrate import measure as measure_machine
 from cuesta.rec.neo.calibration import on_ranks
 from cuesta.rec.neo.cluster import Cluster
@@ -31,6 +30,7 @@ from cuesta.rec.neo.planner import Planned, PlannerSettings, make_plan
 from cuesta.rec.neo.ranks import Ranks
 from cuesta.rec.neo.sharded import ShardedEmbeddingBags, ShardedOptions
 from cuesta.rec.neo.steps import Conditions, step_of
+from cuesta.rec.neo.timing import QUICK, Sizes
 from cuesta.rec.neo.workload import Dense, TableLoad, Workload
 
 BENCH = "planner"

@@ -21,10 +21,12 @@ import torch.distributed as dist
 
 from cuesta.data.files import atomic_file
 from cuesta.errors import UserError
-from cuesta.rec.neo.calibrate import Sizes, measure
+from cuesta.rec.neo.below import Below
+from cuesta.rec.neo.calibrate import measure
 from cuesta.rec.neo.cluster import Cluster
 from cuesta.rec.neo.constants import Constants
 from cuesta.rec.neo.ranks import Ranks
+from cuesta.rec.neo.timing import Sizes
 
 Result = TypeVar("Result")
 _VERSION = 1
@@ -66,7 +68,7 @@ def compared(calibration: Calibration) -> Iterator[Measured]:
     found = calibration.cluster
     usual = Cluster(world_size=found.world_size, ranks_per_node=found.ranks_per_node)
     for item in dataclasses.fields(Cluster):
-        if item.name == "constants":
+        if item.name in ("constants", "below"):
             continue
         if getattr(found, item.name) != getattr(usual, item.name):
             yield Measured(item.name, getattr(found, item.name), getattr(usual, item.name))
@@ -103,11 +105,12 @@ def _parsed(content: Any) -> Calibration:
         raise ValueError(f"{content['kind']!r}, version {content['version']!r}")
     given = dict(content["cluster"])
     constants = Constants(**_checked(given.pop("constants"), Constants()))
-    cluster = Cluster(**_checked(given, Cluster()), constants=constants)
+    below = Below(**_checked(given.pop("below", {}), Below()))
+    cluster = Cluster(**_checked(given, Cluster()), constants=constants, below=below)
     return Calibration(cluster=cluster, machine=str(content["machine"]), date=str(content["date"]))
 
 
-def _checked(given: Mapping[str, Any], usual: Cluster | Constants) -> dict[str, Any]:
+def _checked(given: Mapping[str, Any], usual: Cluster | Constants | Below) -> dict[str, Any]:
     """Return fields whose values have the types of the usual ones, whole numbers being numbers too."""
     for name, value in given.items():
         kind = type(getattr(usual, name, None))

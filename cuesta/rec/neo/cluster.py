@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import final
 
 from cuesta.errors import UserError
+from cuesta.rec.neo.below import Below
 from cuesta.rec.neo.constants import Constants
 
 MIB, GIB = 2**20, 2**30
@@ -23,7 +24,7 @@ class Cluster:
     Bandwidths are in GiB/s and a rank's own: `fast` of the memory that computes (a GPU's, or DRAM where the CPU
     computes), `inside` between ranks of a node, `across` between nodes; the latter two of exchanges among all, and
     `ring_inside` and `ring_across` of all-reduces. `fast_capacity` is in GiB a rank, `reserved` the share of it that
-    is left to everything else. `constants` are what work takes beside.
+    is left to everything else. `below` says what is not in fast memory; `constants` are what work takes beside.
     """
 
     world_size: int = 8
@@ -35,6 +36,7 @@ class Cluster:
     ring_across: float = 12.5
     fast_capacity: float = 32.0
     reserved: float = 0.15
+    below: Below = field(default_factory=Below)
     constants: Constants = field(default_factory=Constants)
 
     def __post_init__(self) -> None:

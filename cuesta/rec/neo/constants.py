@@ -22,8 +22,9 @@ class Constants:
     `medium` times. The update takes `backward` times the bytes of forward, with weights of ids `weighted` times more.
     Beside every byte of answers that a rank exchanges it moves `copy_forward`, of their gradients `copy_backward`;
     where answers are sums over ranks, `sum_forward` and `sum_backward` more. A copied table moves `table_update`
-    bytes a byte of its gradient if copies are `reduced`; if they are `gathered`, ids and gradients of all ranks travel
-    and are applied by each, which is what `ShardedEmbeddingBags` does. `input_copies` batches of ids are held.
+    bytes a byte of its gradient if copies are `reduced`; if they are `gathered`, ids and gradients of all ranks travel,
+    `copy_gathered` bytes being moved beside each, and are applied by each rank, which is what `ShardedEmbeddingBags`
+    does. `input_copies` batches of ids are held.
 
     An id takes `id_ns` in the lookup and `update_ns` in the update beside its bytes; those of rows that are in the
     cache, `cache_mib` a rank or repeated in a batch, take the shares `cached` and `cached_update` of all that. An id
@@ -47,6 +48,7 @@ class Constants:
 
     copy_forward: float = 0.0
     copy_backward: float = 0.0
+    copy_gathered: float = 0.0
     id_ns: float = 0.0
     update_ns: float = 0.0
     cached: float = 1.0

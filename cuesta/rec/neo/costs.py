@@ -13,14 +13,21 @@ table_row, grid      reduce-scatter inside a node, then all-to-all of 1 / ranks 
 table_column         as column, its parts on the ranks of one node
 data                 nothing; back an all-reduce of the whole table's gradient, or all ranks' ids and gradients
 ```
+
+Rows that repeat in a batch are in the cache of the processor when they come again; those that all ranks ask for repeat
+more than those of one, by the law that has as many repeated ids in one batch as were counted (`popularity.py`). Parts
+in tiers move the rows that their cache misses beside all this (`below.py`); copies lie in fast memory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Literal, NamedTuple, get_args
 
+from cuesta.rec.neo.below import Below
 from cuesta.rec.neo.cluster import MIB, Cluster, milliseconds
+from cuesta.rec.neo.popularity import fitted
 from cuesta.rec.neo.workload import INDEX_BYTES, TableLoad, Workload
 
 Scheme = Literal["table", "column", "row", "data", "table_row", "table_column", "grid"]
@@ -31,17 +38,18 @@ _GRADIENT_BYTES = 4  # of a number that is gathered for copies
 
 
 class Cost(NamedTuple):
-    """Hold the milliseconds of a step."""
+    """Hold the milliseconds of a step; `moved` are those of rows between tiers, beside all else."""
 
     forward: float = 0.0
     backward: float = 0.0
     forward_exchange: float = 0.0
     backward_exchange: float = 0.0
+    moved: float = 0.0
 
     @property
     def total(self) -> float:
-        """Return their sum: nothing overlaps in the model."""
-        return sum(self)
+        """Return the sum of all but `moved`, which do not overlap in the model; or that, if it takes longer."""
+        return max(sum(self[:-1]), self.moved)
 
     def plus(self, other: Cost) -> Cost:
         """Return the sum of both, term by term."""
@@ -117,7 +125,12 @@ class _Model:
         self._vectors = self._bags + self._unpooled
         weights = workload.num_parameters * workload.weight_bytes / cluster.world_size
         resident = min(self._constants.cache_mib * MIB / weights, 1.0)
-        self._hot = max(table.repeated, resident)  # share of the ids whose rows are in the cache
+        # shares of the ids whose rows are in the cache: of one rank's batch, and of those of all ranks
+        self._own_hot = self._hot = max(table.repeated, resident)
+        if table.repeated and cluster.world_size > 1:
+            law = fitted(table.num_rows, self._ids, table.repeated)
+            self._hot = max(law.repeated(self._ids * cluster.world_size), self._hot)
+        self._missed = missed_rows(table, workload, cluster)
 
     def of_ranks(self, scheme: Scheme, count: int) -> Option:
         """Cut into `count` parts of columns, each asked by all ranks."""
@@ -133,6 +146,7 @@ class _Model:
             self._update(ids, vectors, dim, penalty),
             sent,
             returned,
+            self._between_tiers(1.0, dim),
         )
         return Option(scheme, count, "rank", dim, cost, self._size(1.0, dim, ids, vectors))
 
@@ -141,8 +155,10 @@ class _Model:
         world, dim = self._cluster.world_size, self._table.dim
         vectors = self._bags * world + self._unpooled
         sent, returned = self._wire(vectors * dim, self._cluster.exchange, is_sum=True)
+        cost = self._of_sums(vectors, sent, returned, self._ids, dim)
+        cost = cost._replace(moved=self._between_tiers(1 / world, dim))
         size = self._size(1 / world, dim, self._ids, vectors)
-        return Option("row", 1, "everywhere", dim, self._of_sums(vectors, sent, returned), size)
+        return Option("row", 1, "everywhere", dim, cost, size)
 
     def of_node_rows(self, scheme: Scheme, count: int) -> Option:
         """Cut into `count` parts of columns, each into a block of rows a rank of a node."""
@@ -152,12 +168,14 @@ class _Model:
         sent, returned = self._wire(vectors * dim, self._cluster.inside, is_sum=True)
         far_sent, far_returned = self._wire(vectors * dim / local, self._cluster.across)
         cost = self._of_sums(vectors, sent + far_sent, returned + far_returned, ids, dim)
+        cost = cost._replace(moved=self._between_tiers(1 / local, dim))
         return Option(scheme, count, "node", dim, cost, self._size(1 / local, dim, ids, vectors))
 
     def of_copies(self) -> Option:
         """Give every rank the whole table."""
-        dim, forward = self._table.dim, self._lookup(self._ids, self._vectors, self._table.dim)
-        held = self._size(1.0, dim, self._ids, self._vectors)
+        dim = self._table.dim
+        forward = self._lookup(self._ids, self._vectors, dim, hot=self._own_hot)
+        held = self._size(1.0, dim, self._ids, self._vectors, in_tiers=False)
         if self._constants.copies == "gathered":
             back, returned, buffer = self._gathered_update()
         else:
@@ -165,11 +183,8 @@ class _Model:
         cost = Cost(forward + self._constants.part_us / 1e3, back, 0.0, returned)
         return Option("data", 1, "everywhere", dim, cost, held + buffer)
 
-    def _of_sums(
-        self, vectors: float, sent: float, returned: float, ids: float = 0.0, dim: int = 0
-    ) -> Cost:
+    def _of_sums(self, vectors: float, sent: float, returned: float, ids: float, dim: int) -> Cost:
         """Return the cost of a part of the rows, which gives sums for all vectors."""
-        ids, dim = ids or self._ids, dim or self._table.dim
         return Cost(
             self._lookup(ids, vectors, dim) + self._constants.part_us / 1e3,
             self._update(ids, vectors, dim),
@@ -187,7 +202,8 @@ class _Model:
             nodes = min(cluster.num_nodes, 2)
             passes = (2 * nodes - 1) / nodes * (2 if cluster.num_nodes > 2 else 1)
             returned = milliseconds(passes * size, cluster.exchange * cluster.local_size)
-        return self._update(self._ids, self._vectors, dim) + update, returned, size
+        back = self._update(self._ids, self._vectors, dim, hot=self._own_hot)
+        return back + update, returned, size
 
     def _gathered_update(self) -> tuple[float, float, float]:
         """Return the same where every rank gets the ids and float32 gradients of all and applies them."""
@@ -197,26 +213,30 @@ class _Model:
         if cluster.world_size == 1:
             return back, 0.0, 0.0
         gathered = ids * INDEX_BYTES + vectors * dim * _GRADIENT_BYTES
-        copied = milliseconds(gathered * self._constants.copy_backward, cluster.fast)
+        copied = milliseconds(gathered * self._constants.copy_gathered, cluster.fast)
         return back, milliseconds(gathered, cluster.exchange) + copied, gathered
 
-    def _lookup(self, ids: float, vectors: float, dim: int, penalty: float = 1.0) -> float:
+    def _lookup(
+        self, ids: float, vectors: float, dim: int, penalty: float = 1.0, hot: float | None = None
+    ) -> float:
         """Return the milliseconds of forward."""
-        apart, rows = self._moved(ids, vectors, dim, penalty)
-        return apart + self._share(self._constants.cached) * (
+        apart, rows = self._bytes(ids, vectors, dim, penalty)
+        return apart + self._share(self._constants.cached, hot) * (
             rows + ids * self._constants.id_ns / 1e6
         )
 
-    def _update(self, ids: float, vectors: float, dim: int, penalty: float = 1.0) -> float:
+    def _update(
+        self, ids: float, vectors: float, dim: int, penalty: float = 1.0, hot: float | None = None
+    ) -> float:
         """Return the milliseconds of backward with the optimiser."""
         constants = self._constants
         times = constants.backward + (constants.weighted if self._table.is_weighted else 0.0)
-        apart, rows = self._moved(ids, vectors, dim, penalty)
-        return times * apart + self._share(constants.cached_update) * (
+        apart, rows = self._bytes(ids, vectors, dim, penalty)
+        return times * apart + self._share(constants.cached_update, hot) * (
             times * rows + ids * constants.update_ns / 1e6
         )
 
-    def _moved(self, ids: float, vectors: float, dim: int, penalty: float) -> tuple[float, float]:
+    def _bytes(self, ids: float, vectors: float, dim: int, penalty: float) -> tuple[float, float]:
         """Return the milliseconds of the bytes of ids and vectors, and of those of rows."""
         read = ids * INDEX_BYTES * (2 if self._table.is_weighted else 1)
         written = vectors * dim * self._workload.forward_bytes
@@ -224,9 +244,10 @@ class _Model:
         fast = self._cluster.fast
         return milliseconds((read + written) * penalty, fast), milliseconds(rows * penalty, fast)
 
-    def _share(self, cached: float) -> float:
-        """Return what ids take, some of their rows being in the cache."""
-        return 1 - self._hot + self._hot * cached
+    def _share(self, cached: float, hot: float | None) -> float:
+        """Return what ids take, some of their rows being in the cache, by default those of all ranks' ids."""
+        hot = self._hot if hot is None else hot
+        return 1 - hot + hot * cached
 
     def _penalty(self, dim: int) -> float:
         constants = self._constants
@@ -250,10 +271,42 @@ class _Model:
             milliseconds(back, bandwidth) + milliseconds(back * copied_back, fast),
         )
 
-    def _size(self, share: float, dim: int, ids: float, vectors: float) -> float:
+    def _between_tiers(self, share: float, dim: int) -> float:
+        """Return how long the rows take that this share of the table misses in fast memory."""
+        row_bytes = dim * self._workload.weight_bytes + self._workload.state_bytes(dim)
+        missed, from_files = self._missed
+        return self._cluster.below.milliseconds(missed * share, from_files * share, row_bytes)
+
+    def _size(
+        self, share: float, dim: int, ids: float, vectors: float, *, in_tiers: bool = True
+    ) -> float:
         """Return the bytes of this share of the rows with their state, of the ids that arrive and of what is sent."""
         workload, rows = self._workload, self._table.num_rows * share
-        weight = workload.weight_bytes + workload.state_bytes_a_weight
-        held = rows * (dim * weight + workload.state_bytes_a_row)
+        held = held_bytes(workload, self._cluster, rows, dim, in_tiers=in_tiers)
         waiting = self._constants.input_copies * ids * INDEX_BYTES
         return held + waiting + vectors * dim * workload.forward_bytes
+
+
+def held_bytes(
+    workload: Workload, cluster: Cluster, rows: float, dim: int, *, in_tiers: bool
+) -> float:
+    """Return the bytes of fast memory that rows of `dim` columns take with their state from step to step."""
+    state = workload.state_bytes(dim)
+    if in_tiers and cluster.below.is_used:
+        return cluster.below.fast_bytes(rows, dim, state)
+    return rows * (dim * workload.weight_bytes + state)
+
+
+def missed_rows(table: TableLoad, workload: Workload, cluster: Cluster) -> tuple[float, float]:
+    """Return how many rows the batches of all ranks are expected to miss in fast memory, and to need from an SSD."""
+    if not cluster.below.is_used:
+        return 0.0, 0.0
+    ids = workload.batch_size * table.ids
+    return _missed(cluster.below, table.num_rows, ids, table.repeated, cluster.world_size)
+
+
+@lru_cache(maxsize=4096)
+def _missed(
+    below: Below, num_rows: int, ids: float, repeated: float, world: int
+) -> tuple[float, float]:
+    return below.missed(fitted(num_rows, ids, repeated), ids * world, num_rows)

@@ -6,12 +6,19 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+from cuesta.rec.neo.below import Below
 from cuesta.rec.neo.cluster import GIB
-from cuesta.rec.neo.costs import Cost
+from cuesta.rec.neo.costs import Cost, missed_rows
 from cuesta.rec.neo.planner import Planned
 from cuesta.rec.neo.steps import Conditions, step_of
 
-_TERMS = ("lookups forward", "lookups backward", "exchange forward", "exchange backward")
+_TERMS = (
+    "lookups forward",
+    "lookups backward",
+    "exchange forward",
+    "exchange backward",
+    "rows moved",
+)
 _MOST_RANKS, _NUM_REJECTED = 16, 3
 
 
@@ -37,7 +44,15 @@ def to_json(planned: Planned) -> dict[str, Any]:
         "milliseconds": planned.rating,
         "balance": planned.balance,
         "step": step_of(planned, Conditions(overlaps=False, spread=0.0))._asdict(),
-        "ranks": [{"cost": rank.cost._asdict(), "bytes": rank.num_bytes} for rank in planned.ranks],
+        "ranks": [
+            {
+                "cost": rank.cost._asdict(),
+                "bytes": rank.num_bytes,
+                "host_bytes": host,
+                "file_bytes": files,
+            }
+            for rank, (host, files) in zip(planned.ranks, planned.held_below(), strict=True)
+        ],
         "tables": {
             name: {
                 "scheme": option.scheme,
@@ -68,7 +83,7 @@ def _head(planned: Planned) -> Iterator[str]:
     yield "cut by " + ", ".join(f"{scheme} ({count})" for scheme, count in schemes.most_common())
     busiest = max(range(len(planned.ranks)), key=lambda rank: planned.ranks[rank].cost.total)
     cost = planned.ranks[busiest].cost
-    term = max(range(4), key=lambda place: cost[place])
+    term = max(range(len(cost)), key=lambda place: cost[place])
     fullest = max(rank.num_bytes for rank in planned.ranks)
     yield (
         f"a step takes {cost.total:.3f} ms in rank {busiest}, {planned.balance:.3f} x the mean; what binds is "
@@ -84,15 +99,51 @@ def _head(planned: Planned) -> Iterator[str]:
         f"the fullest rank holds {fullest / GIB:.2f} GiB of the {cluster.room / GIB:.2f} GiB that it has for tables, "
         f"{max(planned.held()) / GIB:.2f} of them weights and their state"
     )
+    if cluster.below.is_used:
+        yield from _tiers(planned, cost)
+
+
+def _tiers(planned: Planned, busiest: Cost) -> Iterator[str]:
+    workload, below = planned.workload, planned.cluster.below
+    host, files = (max(each) / GIB for each in zip(*planned.held_below(), strict=True))
+    where = [f"{host:.2f} GiB of host memory"] * (host > 0) + [f"{files:.2f} GiB of files"] * (
+        files > 0
+    )
+    yield (
+        f"of its rows {below.fast_share:.0%} are in fast memory ({below.policy}), and below on the fullest rank "
+        f"{' and '.join(where) or 'none'}; with `cuesta train`: {' '.join(_flags(below))}"
+    )
+    missed = sum(
+        missed_rows(table, workload, planned.cluster)[0] * planned.plan.tables[table.name].columns
+        for table in workload.tables
+        if planned.plan.tables[table.name].scheme != "data"
+    )
+    counted = any(table.repeated for table in workload.tables)
+    yield (
+        f"a step misses {missed / planned.cluster.world_size:,.0f} rows a rank, {busiest.moved:.3f} ms of moving in "
+        "the busiest beside the step, once the cache is full"
+        + ("" if counted else "; ids are taken to be even, give --zipf")
+    )
+
+
+def _flags(below: Below) -> Iterator[str]:
+    yield f"--fast-share {below.fast_share:g}"
+    if below.has_files:
+        yield "--table-files FOLDER"
+        if below.host_share:
+            yield f"--host-share {below.host_share:g}"
+    if below.policy == "lfu":
+        yield "--leaves-first least-often"
 
 
 def _ranks(planned: Planned) -> Iterator[str]:
-    yield f"rank   {'   '.join(_TERMS)}      sum, ms       GiB"
+    names = _TERMS if planned.cluster.below.is_used else _TERMS[:-1]
+    yield f"rank   {'   '.join(names)}    total, ms       GiB"
     order = sorted(range(len(planned.ranks)), key=lambda rank: -planned.ranks[rank].cost.total)
     for rank in sorted(order[:_MOST_RANKS]):
         load = planned.ranks[rank]
         terms = "   ".join(
-            f"{value:{len(name)}.3f}" for name, value in zip(_TERMS, load.cost, strict=True)
+            f"{value:{len(name)}.3f}" for name, value in zip(names, load.cost, strict=False)
         )
         yield f"{rank:4}   {terms}   {load.cost.total:10.3f}   {load.num_bytes / GIB:7.2f}"
     if len(order) > _MOST_RANKS:
@@ -137,4 +188,5 @@ def _cut(scheme: str, count: int) -> str:
 
 
 def _terms(cost: Cost) -> str:
-    return " + ".join(f"{value:.3f}" for value in cost)
+    told = " + ".join(f"{value:.3f}" for value in cost[:-1])
+    return f"{told}, {cost.moved:.3f} of rows moved" if cost.moved else told

@@ -45,7 +45,7 @@ class FileRows:
         self._num_rows = shapes[0][0]
         self._widths, self._dtypes = [width for _, width in shapes], list(dtypes)
         sizes = [width * dtype.itemsize for width, dtype in zip(self._widths, dtypes, strict=True)]
-        ends = np.cumsum([-(-size // 8) * 8 for size in sizes]).tolist()
+        ends = np.cumsum([-(-size // 4) * 4 for size in sizes]).tolist()
         self._starts = [0, *ends[:-1]]
         self._slot_bytes = -(-ends[-1] // SECTOR) * SECTOR
         self._rounds_by_chance = rounds_by_chance

@@ -35,26 +35,28 @@ class NoRoomError(Exception):
         self.item, self.missing = item, missing
 
 
-def greedy(costs: Costs, loads: Costs, room: Room) -> Ranks:
-    """Return a rank for each item, the costliest first, each to the least loaded rank with room for it.
+def greedy(costs: Costs, loads: Costs, room: Room, *, by: Costs | None = None) -> Ranks:
+    """Return a rank for each item, the costliest first, or those with most of `by`, each to the least loaded rank with
+    room for it.
 
     `loads` are what ranks have to do already. Ties go to the lower rank. Raises `NoRoomError`.
     """
     ranks = np.empty(len(costs), np.int64)
-    left = room.capacity.copy()
+    sizes, prices, left = room.sizes.tolist(), costs.tolist(), room.capacity.tolist()
     queue = [(load, rank) for rank, load in enumerate(loads.tolist())]
     heapq.heapify(queue)
-    for item in np.argsort(-costs, kind="stable").tolist():
-        size, full = room.sizes[item], []
+    for item in np.argsort(-(costs if by is None else by), kind="stable").tolist():
+        size, full = sizes[item], []
         while queue and left[queue[0][1]] < size:
             full.append(heapq.heappop(queue))
         if not queue:
-            raise NoRoomError(item, float(size - left.max()))
+            raise NoRoomError(item, size - max(left))
         load, rank = queue[0]
-        heapq.heapreplace(queue, (load + costs[item], rank))
+        heapq.heapreplace(queue, (load + prices[item], rank))
         for entry in full:
             heapq.heappush(queue, entry)
-        ranks[item], left[rank] = rank, left[rank] - size
+        ranks[item] = rank
+        left[rank] -= size
     return ranks
 
 

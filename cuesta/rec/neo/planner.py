@@ -10,7 +10,7 @@ only where it has no room: a first plan, of someone who evens out "lookups" or "
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, final
 
@@ -18,9 +18,9 @@ import numpy as np
 
 from cuesta.errors import UserError
 from cuesta.rec.neo.cluster import GIB, Cluster
-from cuesta.rec.neo.costs import SCHEMES, Cost, Option, Scheme, options
+from cuesta.rec.neo.costs import SCHEMES, Cost, Option, Place, Scheme, held_bytes, options
 from cuesta.rec.neo.partition import NoRoomError, Room, greedy, largest_differencing, repaired
-from cuesta.rec.neo.plan import Plan, TablePlan
+from cuesta.rec.neo.plan import Plan, Shard, TablePlan
 from cuesta.rec.neo.workload import Workload
 
 _SHARES = (1.0, 0.5, 0.25, 0.125)  # of the mean load, above which a proposal cuts a table
@@ -87,14 +87,33 @@ class Planned:
         """Return the milliseconds of the busiest rank."""
         return max(rank.cost.total for rank in self.ranks)
 
-    def held(self) -> list[int]:
-        """Return the bytes of weights and their optimiser's state on each rank: what lasts from step to step."""
-        work, held = self.workload, [0] * self.cluster.world_size
-        for table in self.plan.tables.values():
-            for rank, (first, end), (left, right) in table.shards():
-                weight = work.weight_bytes + work.state_bytes_a_weight
-                held[rank] += (end - first) * ((right - left) * weight + work.state_bytes_a_row)
+    def held(self) -> list[float]:
+        """Return the bytes of weights and their optimiser's state that stay in each rank's fast memory."""
+        held = [0.0] * self.cluster.world_size
+        for table, (rank, (first, end), (left, right)) in self._shards():
+            held[rank] += held_bytes(
+                self.workload, self.cluster, end - first, right - left,
+                in_tiers=table.scheme != "data",
+            )  # fmt: skip
         return held
+
+    def held_below(self) -> list[tuple[float, float]]:
+        """Return the bytes of each rank in host memory and in files, below fast memory."""
+        work, host, files = self.workload, *np.zeros((2, self.cluster.world_size))
+        for table, (rank, (first, end), (left, right)) in self._shards():
+            if self.cluster.below.is_used and table.scheme != "data":
+                dim = right - left
+                both = self.cluster.below.slow_bytes(
+                    end - first, dim, work.weight_bytes, work.state_bytes(dim)
+                )
+                host[rank] += both[0]
+                files[rank] += both[1]
+        return list(zip(host.tolist(), files.tolist(), strict=True))
+
+    def _shards(self) -> Iterator[tuple[TablePlan, Shard]]:
+        for table in self.plan.tables.values():
+            for shard in table.shards():
+                yield table, shard
 
     @property
     def balance(self) -> float:
@@ -102,11 +121,33 @@ class Planned:
         return self.rating / (sum(rank.cost.total for rank in self.ranks) / len(self.ranks))
 
 
+class _Choice:
+    """Hold how each table is cut, as arrays over tables too."""
+
+    def __init__(self, options: Sequence[Option]) -> None:
+        self.options = list(options)
+        self.terms = np.array([option.cost for option in options])  # [tables, 5]
+        self.sizes = np.array([option.num_bytes for option in options])
+        self.counts = np.array([option.num_parts for option in options])
+        self.places = np.array([option.place for option in options], "U10")
+
+    def cut(self, table: int, option: Option) -> None:
+        """Cut a table in another way."""
+        self.options[table] = option
+        self.terms[table], self.sizes[table] = option.cost, option.num_bytes
+        self.counts[table], self.places[table] = option.num_parts, option.place
+
+    def parts(self, place: Place) -> np.ndarray:
+        """Return the table of each part that goes to such a place."""
+        tables = np.flatnonzero(self.places == place)
+        return tables.repeat(self.counts[tables])
+
+
 class _Placed(NamedTuple):
     """Hold for each table the ranks of its parts, and what ranks have to do and hold."""
 
     ranks: list[list[int]]
-    loads: np.ndarray  # [ranks, 4], the terms of `Cost`
+    loads: np.ndarray  # [ranks, 5], the terms of `Cost`
     held: np.ndarray  # bytes
 
 
@@ -129,7 +170,7 @@ def make_plan(
             reason = f"{table} has no room: {error.missing / GIB:.2f} GiB too much"
             proposals.append(Proposal(name, float("inf"), reason))
             continue
-        rating = float(placed.loads.sum(1).max())
+        rating = float(_so_far(placed.loads, placed.held, "time").max())
         proposals.append(Proposal(name, rating, ""))
         if best is None or rating < best[0]:
             best = rating, placed, used
@@ -158,18 +199,16 @@ def _ways(
 def _proposals(
     ways: Sequence[Sequence[Option]], cluster: Cluster
 ) -> list[tuple[str, list[Option]]]:
-    def least_work(found: Sequence[Option]) -> Option:
-        return min(found, key=lambda option: option.work(cluster))
-
-    cheapest = [least_work(found) for found in ways]
+    cheapest_first = [sorted(found, key=lambda option: option.work(cluster)) for found in ways]
+    cheapest = [found[0] for found in cheapest_first]
     mean = sum(option.work(cluster) for option in cheapest) / cluster.world_size
     proposals = [("cheapest", cheapest)]
+    totals = [[option.cost.total for option in found] for found in cheapest_first]
     for share in _SHARES:
         choice = []
-        for found in ways:
-            small = [option for option in found if option.cost.total <= share * mean]
-            smallest = min(found, key=lambda option: option.cost.total)
-            choice.append(least_work(small) if small else smallest)
+        for found, own in zip(cheapest_first, totals, strict=True):
+            small = (place for place, total in enumerate(own) if total <= share * mean)
+            choice.append(found[next(small, own.index(min(own)))])
         proposals.append((f"parts up to {share:g} of the mean", choice))
     for name, scheme in ((_WHOLE, "table"), ("rows", "row")):
         chosen = [[option for option in found if option.scheme == scheme] for found in ways]
@@ -179,7 +218,7 @@ def _proposals(
 
 
 def _fitted(
-    choice: Sequence[Option],
+    options: Sequence[Option],
     ways: Sequence[Sequence[Option]],
     cluster: Cluster,
     balance: Balance,
@@ -187,73 +226,83 @@ def _fitted(
     may_cut: bool,
 ) -> tuple[_Placed, list[Option]]:
     """Return where parts go, and the choice after tables without room were cut further."""
-    choice = list(choice)
+    choice = _Choice(options)
     for _ in range(_MOST_CUTS):
         try:
-            return _place(choice, cluster, balance), choice
+            return _place(choice, cluster, balance), choice.options
         except NoRoomError as error:
-            now = choice[error.item].num_bytes
-            smaller = [option for option in ways[error.item] if option.num_bytes < now]
-            if not smaller or not may_cut:
+            smaller = _next_smaller(choice.options[error.item], ways[error.item])
+            if not may_cut or not (_cut_copies(choice, ways, error.missing) or smaller):
                 raise
-            choice[error.item] = max(smaller, key=lambda option: option.num_bytes)
+            if smaller:
+                choice.cut(error.item, smaller)
     raise NoRoomError(0, cluster.room)
 
 
-def _place(choice: Sequence[Option], cluster: Cluster, balance: Balance) -> _Placed:
+def _cut_copies(choice: _Choice, ways: Sequence[Sequence[Option]], missing: float) -> bool:
+    """Cut the largest copies, until each rank is so many bytes lighter or by an eighth of them; return if any were."""
+    is_copy = np.array([option.scheme == "data" for option in choice.options])
+    goal, freed = max(missing, (choice.sizes * is_copy).sum() / 8), 0.0
+    for table in np.argsort(-choice.sizes * is_copy, kind="stable")[: is_copy.sum()].tolist():
+        smaller = _next_smaller(choice.options[table], ways[table])
+        if smaller and freed < goal:
+            freed += choice.sizes[table]
+            choice.cut(table, smaller)
+    return freed > 0
+
+
+def _next_smaller(option: Option, ways: Sequence[Option]) -> Option | None:
+    smaller = [each for each in ways if each.num_bytes < option.num_bytes]
+    return max(smaller, key=lambda each: each.num_bytes, default=None)
+
+
+def _place(choice: _Choice, cluster: Cluster, balance: Balance) -> _Placed:
     """Return where parts go. Raises `NoRoomError` with the number of a table."""
     world, local = cluster.world_size, cluster.local_size
-    ranks: list[list[int]] = [[] for _ in choice]
-    everywhere = [option for option in choice if option.place == "everywhere"]
-    of_all = np.array([option.cost for option in everywhere]).reshape(-1, 4).sum(0)
-    loads = np.tile(of_all, (world, 1))
-    held = np.full(world, float(sum(option.num_bytes for option in everywhere)))
+    everywhere, by_node = choice.parts("everywhere"), choice.parts("node")
+    loads = np.tile(choice.terms[everywhere].sum(0), (world, 1))
+    held = np.full(world, choice.sizes[everywhere].sum())
     if held[0] > cluster.room:
-        raise NoRoomError(_largest(choice, "everywhere"), float(held[0] - cluster.room))
-    by_node: list[int] = []
-    by_rank: list[int] = []
-    for place, option in enumerate(choice):
-        if option.place == "everywhere":
-            ranks[place] = list(range(world))
-        else:
-            (by_node if option.place == "node" else by_rank).extend([place] * option.num_parts)
-    by_node.sort(key=lambda place: -choice[place].num_bytes)
-    terms = np.array([choice[place].cost for place in by_node]).reshape(-1, 4)
-    sizes = np.array([choice[place].num_bytes for place in by_node])
-    before, node_held = _so_far(loads[::local], held[::local], balance), held[::local].copy()
-    nodes = np.zeros(len(by_node), np.int64)
-    for part, (place, cost) in enumerate(
-        zip(by_node, _so_far(terms, sizes, balance).tolist(), strict=True)
-    ):
-        fits = np.where(node_held + sizes[part] <= cluster.room, before, np.inf)
-        nodes[part] = node = int(fits.argmin())
-        if not np.isfinite(fits[node]):
-            raise NoRoomError(place, float(node_held.min() + sizes[part] - cluster.room))
-        before[node] += cost
-        node_held[node] += sizes[part]
-        ranks[place] += range(node * local, (node + 1) * local)
-    node_loads = np.zeros((cluster.num_nodes, 4))
+        largest = everywhere[choice.sizes[everywhere].argmax()]
+        raise NoRoomError(int(largest), float(held[0] - cluster.room))
+    terms, sizes = choice.terms[by_node], choice.sizes[by_node]
+    before = _so_far(loads[::local], held[::local], balance)
+    room = Room(sizes, cluster.room - held[::local])
+    try:
+        nodes = greedy(_so_far(terms, sizes, balance), before, room, by=sizes)
+    except NoRoomError as error:
+        raise NoRoomError(int(by_node[error.item]), error.missing) from None
+    node_loads = np.zeros((cluster.num_nodes, 5))
     np.add.at(node_loads, nodes, terms)
     loads += np.repeat(node_loads, local, 0)
-    held = np.repeat(node_held, local)
-    if by_rank:
-        _place_parts(choice, by_rank, cluster, _Placed(ranks, loads, held), balance)
+    held += np.bincount(nodes, sizes, cluster.num_nodes).repeat(local)
+    by_rank = choice.parts("rank")
+    chosen = _ranks_of(choice, by_rank, cluster, loads, held, balance)
+    np.add.at(loads, chosen, choice.terms[by_rank])
+    np.add.at(held, chosen, choice.sizes[by_rank])
+    ranks: list[list[int]] = [[] for _ in choice.options]
+    for table in everywhere.tolist():
+        ranks[table] = list(range(world))
+    for table, node in zip(by_node.tolist(), nodes.tolist(), strict=True):
+        ranks[table] += range(node * local, (node + 1) * local)
+    for table, rank in zip(by_rank.tolist(), chosen.tolist(), strict=True):
+        ranks[table].append(rank)
     return _Placed(ranks, loads, held)
 
 
-def _place_parts(
-    choice: Sequence[Option],
-    parts: Sequence[int],
+def _ranks_of(
+    choice: _Choice,
+    parts: np.ndarray,
     cluster: Cluster,
-    placed: _Placed,
+    loads: np.ndarray,
+    held: np.ndarray,
     balance: Balance,
-) -> None:
-    """Place parts on single ranks, in the better of two ways."""
-    sizes = np.array([choice[place].num_bytes for place in parts])
-    terms = np.array([choice[place].cost for place in parts])
-    costs = _so_far(terms, sizes, balance)
-    room = Room(sizes, cluster.room - placed.held)
-    before = _so_far(placed.loads, placed.held, balance)
+) -> np.ndarray:
+    """Return ranks for parts that go to single ones, by the better of two ways."""
+    sizes = choice.sizes[parts]
+    costs = _so_far(choice.terms[parts], sizes, balance)
+    room = Room(sizes, cluster.room - held)
+    before = _so_far(loads, held, balance)
     found = []
     try:
         found.append(greedy(costs, before, room))
@@ -262,26 +311,19 @@ def _place_parts(
             found.append(repaired(spread, costs, before, room))
     except NoRoomError as error:
         if not found:
-            raise NoRoomError(parts[error.item], error.missing) from None
-    chosen = min(
+            raise NoRoomError(int(parts[error.item]), error.missing) from None
+    return min(
         found, key=lambda each: (before + np.bincount(each, costs, cluster.world_size)).max()
     )
-    for place, rank in zip(parts, chosen.tolist(), strict=True):
-        placed.ranks[place].append(rank)
-    np.add.at(placed.loads, chosen, terms)
-    np.add.at(placed.held, chosen, sizes)
 
 
 def _so_far(loads: np.ndarray, held: np.ndarray, balance: Balance) -> np.ndarray:
-    """Return what is to be even, of loads [N, 4] and bytes [N]."""
+    """Return what is to be even, of loads [N, 5] and bytes [N]."""
     if balance == "bytes":
         return held.copy()
-    return np.asarray(loads.sum(1) if balance == "time" else loads[:, :2].sum(1))
-
-
-def _largest(choice: Sequence[Option], place: str) -> int:
-    sizes = [option.num_bytes if option.place == place else -1.0 for option in choice]
-    return int(np.argmax(sizes))
+    if balance == "lookups":
+        return np.asarray(loads[:, :2].sum(1))
+    return np.maximum(loads[:, :-1].sum(1), loads[:, -1])
 
 
 def _planned(
@@ -327,11 +369,12 @@ def _planned(
 
 
 def _naive(workload: Workload, cluster: Cluster) -> float:
-    loads = np.zeros(cluster.world_size)
+    loads = [Cost()] * cluster.world_size
     for place, table in enumerate(workload.tables):
         (whole,) = options(table, workload, cluster, schemes=("table",))
-        loads[place % cluster.world_size] += whole.cost.total
-    return float(loads.max())
+        rank = place % cluster.world_size
+        loads[rank] = loads[rank].plus(whole.cost)
+    return max(load.total for load in loads)
 
 
 def _nowhere(workload: Workload, cluster: Cluster, failure: NoRoomError) -> str:
@@ -339,6 +382,6 @@ def _nowhere(workload: Workload, cluster: Cluster, failure: NoRoomError) -> str:
     return (
         f"table {table.name!r} ({table.num_rows} x {table.dim}, {workload.table_bytes(table) / GIB:.2f} GiB) fits "
         f"nowhere: {failure.missing / GIB:.2f} GiB too much for the {cluster.room / GIB:.2f} GiB that a rank has for "
-        f"tables, {workload.num_bytes / GIB:.1f} GiB for {cluster.world_size} ranks; take more ranks, 16-bit tables or "
-        "fewer rows"
+        f"tables, {workload.num_bytes / GIB:.1f} GiB for {cluster.world_size} ranks; take more ranks, 16-bit tables, "
+        "fewer rows, or tiers (--cluster.below.fast-share)"
     )

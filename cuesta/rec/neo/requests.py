@@ -22,6 +22,7 @@ from cuesta.ops import TableOptimizer
 from cuesta.ops.embedding_update.optimizers import ADAGRAD_CODE, ROWWISE_ADAGRAD_CODE, SGD_CODE
 from cuesta.rec.neo.cluster import Cluster
 from cuesta.rec.neo.costs import SCHEMES, Scheme
+from cuesta.rec.neo.popularity import Popularity
 from cuesta.rec.neo.workload import PAPER, Dense, TableLoad, Workload, paper_model
 
 _NUM_BATCHES = 16  # that are looked at for how many ids a row has
@@ -34,13 +35,15 @@ class PlanRequest:
     """Settle what is planned: rows of a rank's batch, how weights are stored and sent, schemes, and the cluster.
 
     `storage` holds for models of the paper and schemas, `dim` for a schema's tables; a recipe has its own, and its
-    own batch size where `batch_size` is 0. `dense` replaces the model's own dense layers where its MFLOP are not 0.
+    own batch size where `batch_size` is 0. `zipf` is the exponent of the ids' law where none were counted; with 0 they
+    do not repeat. `dense` replaces the model's own dense layers where its MFLOP are not 0.
     """
 
     name: str
     batch_size: int = 0
     dim: int = 16
     storage: Literal["float32", "bfloat16", "float16"] = "float32"
+    zipf: float = 0.0
     forward_bytes: int = 4
     backward_bytes: int = 4
     schemes: tuple[Scheme, ...] = SCHEMES
@@ -62,10 +65,19 @@ def workload_of(request: PlanRequest, recipe_named: Callable[[str], Recipe]) -> 
         work = _recipe_workload(recipe_named(request.name), request.batch_size)
     return replace(
         work,
+        tables=tuple(_by_law(table, work, request.zipf) for table in work.tables),
         forward_bytes=request.forward_bytes,
         backward_bytes=request.backward_bytes,
         dense=request.dense if request.dense.mflops else work.dense,
     )
+
+
+def _by_law(table: TableLoad, work: Workload, exponent: float) -> TableLoad:
+    """Return a table of which no repeated ids were counted with those that a law has."""
+    if table.repeated or not exponent:
+        return table
+    law = Popularity(table.num_rows, exponent)
+    return replace(table, repeated=law.repeated(table.ids * work.batch_size))
 
 
 def schema_workload(path: str, *, dim: int, weight_bytes: int, batch_size: int) -> Workload:

@@ -25,7 +25,7 @@ from cuesta.rec.neo.row_store import RowStore, Values, host_zeros, move_rows
 
 Policy = Literal["lru", "lfu"]
 WAYS = 32
-_SPARE_SHARE = 1 / 16  # of all lines, at first
+SPARE_SHARE = 1 / 16  # of all lines, at first
 
 
 @final
@@ -66,7 +66,7 @@ class RowCache:
         self._num_set_lines = max(-(-num_lines // WAYS), 1) * WAYS
         self._num_rows = num_rows
         self._device = torch.device(device)
-        total = self._num_set_lines + max(int(self._num_set_lines * _SPARE_SHARE), WAYS)
+        total = self._num_set_lines + max(int(self._num_set_lines * SPARE_SHARE), WAYS)
         self.lines = tuple(
             host_zeros((total, each.shape[1]), each.dtype).to(device) for each in below.likes
         )

@@ -40,7 +40,8 @@ class Conditions:
 class Step(NamedTuple):
     """Hold the milliseconds of a step on its slowest rank; of exchanges and of the all-reduce, what nothing hides.
 
-    `waiting` is what dense layers and lookups of the slowest rank take more than those of one alone.
+    `waiting` is what dense layers and lookups of the slowest rank take more than those of one alone; `tiers` what rows
+    that move between tiers, in a thread beside it all, take longer.
     """
 
     dense: float
@@ -51,6 +52,7 @@ class Step(NamedTuple):
     gradients: float
     all_reduce: float
     fixed: float
+    tiers: float = 0.0
 
     @property
     def total(self) -> float:
@@ -80,7 +82,7 @@ def step_of(planned: Planned, conditions: Conditions | None = None) -> Step:
     if not cluster.constants.asked_ns:  # else they are in the plan's costs
         ids = all_to_all(_id_bytes(workload), cluster)
     latency = cluster.latency
-    return Step(
+    step = Step(
         dense=3 * forward + update,
         lookups=lookups,
         waiting=work * conditions.spread * math.sqrt(2 * math.log(cluster.world_size)),
@@ -92,6 +94,7 @@ def step_of(planned: Planned, conditions: Conditions | None = None) -> Step:
         all_reduce=shown(reduced, 2 * (top + bottom) * forward),
         fixed=cluster.constants.step_ms,
     )
+    return step._replace(tiers=max(busiest.moved - step.total, 0.0))
 
 
 def rows_per_second(planned: Planned, step: Step) -> float:

@@ -89,8 +89,11 @@ class Workload:
 
     def table_bytes(self, table: TableLoad) -> float:
         """Return the bytes of a table's weights and of their optimiser's state."""
-        weight = self.weight_bytes + self.state_bytes_a_weight
-        return table.num_rows * (table.dim * weight + self.state_bytes_a_row)
+        return table.num_rows * (table.dim * self.weight_bytes + self.state_bytes(table.dim))
+
+    def state_bytes(self, dim: int) -> int:
+        """Return the bytes of the optimiser's state of a row of `dim` columns."""
+        return self.state_bytes_a_row + dim * self.state_bytes_a_weight
 
     @property
     def num_bytes(self) -> float:

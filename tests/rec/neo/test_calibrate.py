@@ -10,7 +10,8 @@ from cuesta.cli.main import main
 from cuesta.errors import UserError
 from cuesta.nn import Table
 from cuesta.ops import SGD, Adagrad, RowwiseAdagrad, TableOptimizer
-from cuesta.rec.neo.calibrate import QUICK, measure
+from cuesta.rec.neo import calibration
+from cuesta.rec.neo.calibrate import measure
 from cuesta.rec.neo.calibration import (
     Calibration,
     compared,
@@ -23,6 +24,7 @@ from cuesta.rec.neo.costs import SCHEMES, Scheme, options
 from cuesta.rec.neo.planner import PlannerSettings, make_plan
 from cuesta.rec.neo.requests import schema_workload
 from cuesta.rec.neo.sharded import ShardedEmbeddingBags, ShardedOptions
+from cuesta.rec.neo.timing import QUICK
 from cuesta.rec.neo.workload import TableLoad, Workload
 from tests.rec.neo.groups import run_ranks
 
@@ -116,6 +118,25 @@ def test_the_command_plans_with_a_calibration_and_flags_win(
     assert milliseconds(*two, "--cluster.constants.part-us", "1000") > milliseconds(*two)
 
 
+def test_the_command_measures_so_many_ranks(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def calibrate(world_size: int) -> Calibration:
+        asked.append(world_size)
+        return FOUND
+
+    monkeypatch.setattr(calibration, "calibrate", calibrate)
+    path = tmp_path / "found.json"
+    with pytest.raises(SystemExit) as exit_:
+        main(["plan", "--calibrate", "--cluster.world-size", "2", "--out", str(path)])
+    assert exit_.value.code == 0
+    assert asked == [2]
+    assert read_calibration(path) == FOUND
+    assert "2 ranks at once" in capsys.readouterr().out
+
+
 def test_measuring_and_reading_at_once_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     for words in (["--calibration", "x.json"], ["dlrm.debug"]):
         with pytest.raises(SystemExit) as exit_:
@@ -133,6 +154,8 @@ def test_every_constant_counts(name: str) -> None:
     usual = dataclasses.replace(
         Constants(), id_ns=2.0, update_ns=3.0, cached=0.5, cached_update=0.5, cache_mib=0.001
     )
+    if name == "copy_gathered":
+        usual = dataclasses.replace(usual, copies="gathered")
     value = getattr(usual, name)
     other: object = "gathered" if name == "copies" else value * 2 if value else 5.0
     changed = dataclasses.replace(usual, **{name: other})

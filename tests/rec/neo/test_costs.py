@@ -5,7 +5,9 @@ import dataclasses
 import pytest
 
 from cuesta.rec.neo.cluster import GIB, Cluster
+from cuesta.rec.neo.constants import Constants
 from cuesta.rec.neo.costs import Option, options
+from cuesta.rec.neo.popularity import fitted
 from cuesta.rec.neo.workload import TableLoad, Workload, paper_model
 
 TABLE = TableLoad(name="t", num_rows=1000, dim=128, ids=10.0)
@@ -71,6 +73,19 @@ def test_copies_exchange_their_gradient_alone() -> None:
     assert cost.backward_exchange == pytest.approx(size / 40_000)
     two = option_of("data", TWO_NODES).cost
     assert two.backward_exchange == pytest.approx(1.5 * size / 2000)
+
+
+def test_ids_of_all_ranks_repeat_more_than_those_of_one() -> None:
+    """Rows that are in the processor's cache take nothing here: `cached` is 0."""
+    constants = Constants(cached=0.0)
+    cluster = dataclasses.replace(ONE_NODE, constants=constants)
+    table = dataclasses.replace(TABLE, repeated=0.4)
+    repeated = fitted(1000, 80.0, 0.4).repeated(320.0)
+    assert repeated > 0.5
+    forward = (320 * 8 + 32 * 128 * 4 + (1 - repeated) * 320 * 128 * 4) / 1000
+    assert option_of("table", cluster, table).cost.forward == pytest.approx(forward)
+    own = (80 * 8 + 8 * 128 * 4 + 0.6 * 80 * 128 * 4) / 1000
+    assert option_of("data", cluster, table).cost.forward == pytest.approx(own)
 
 
 def test_weights_of_ids_are_read_and_differentiated() -> None:
