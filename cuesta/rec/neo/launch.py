@@ -32,6 +32,7 @@ from cuesta.ops import SGD, Adagrad
 from cuesta.ragged import RaggedFeatures
 from cuesta.rec.baselines.inputs import Standardise
 from cuesta.rec.baselines.task import RankingTask
+from cuesta.rec.neo.below import Below
 from cuesta.rec.neo.checkpoint import held_tables, load_tables, load_whole, write_tables
 from cuesta.rec.neo.cluster import Cluster
 from cuesta.rec.neo.costs import SCHEMES, Scheme
@@ -165,10 +166,24 @@ class Ranked(World):
         """Return the plan given, or the best by what the first batches look up."""
         if self.plan is not None:
             return self.plan
-        cluster = Cluster(world_size=self.size, ranks_per_node=self._ranks_per_node)
+        cluster = Cluster(
+            world_size=self.size, ranks_per_node=self._ranks_per_node,
+            below=_below(self.options.tiers),
+        )  # fmt: skip
         exact = isinstance(bags.optimizer, (SGD, Adagrad))
-        settings = PlannerSettings(schemes=SCHEMES if exact else _ROW_SCHEMES)
+        schemes = SCHEMES if exact else _ROW_SCHEMES
+        if self.options.tiers is not None:  # copies would lie in fast memory as a whole
+            schemes = tuple(scheme for scheme in schemes if scheme != "data")
+        settings = PlannerSettings(schemes=schemes)
         return make_plan(observed_workload(name, bags, batches), cluster, settings).plan
+
+
+def _below(tiers: Tiers | None) -> Below:
+    """Return what the planner is told of tiers."""
+    if tiers is None:
+        return Below()
+    host = 1.0 if tiers.folder is None else tiers.host
+    return Below(fast_share=tiers.fast, host_share=host, policy=tiers.policy)
 
 
 @dataclass(frozen=True)
