@@ -25,11 +25,11 @@ BFLOAT16_NANS = {"uint16": 0x7FC0, "uint32": 0x7FC07FC0}  # one, and a pair
 @pytest.fixture(autouse=True)
 def poison() -> Iterator[None]:
     """Fill uninitialised tensors with NaN (the largest value for integers)."""
-    torch.use_deterministic_algorithms(True)
+    torch.set_deterministic_debug_mode("error")  # the other spelling imports torch's compiler
     assert torch.utils.deterministic.fill_uninitialized_memory
     assert bool(torch.empty(8).isnan().all())
     yield
-    torch.use_deterministic_algorithms(False)
+    torch.set_deterministic_debug_mode("default")
 
 
 @pytest.fixture(autouse=True)

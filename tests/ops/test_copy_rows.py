@@ -1,4 +1,4 @@
-"""copy_rows: bodies agree to the bit in every pair of dtypes, other rows stay, and chance has no bias."""
+"""copy_rows: bodies agree to the bit from and to every dtype, other rows stay, and chance has no bias."""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ from torch import Tensor
 
 from cuesta.ops import copy_rows, force_body
 
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+# Reading knows the source's dtype alone, writing the target's: each once, and two of one dtype. A pair is a kernel.
+PAIRS = (
+    (torch.float32, torch.float32),
+    (torch.float32, torch.float16),
+    (torch.float32, torch.bfloat16),
+    (torch.float16, torch.float16),
+    (torch.bfloat16, torch.float32),
+)
 BODY = pytest.mark.parametrize("body", ["reference", "cpu"])
 
 
@@ -21,7 +28,7 @@ def places(size: int, count: int, seed: int) -> Tensor:
 @given(
     count=st.integers(0, 30),
     dim=st.sampled_from([1, 5, 16, 40]),
-    dtypes=st.sampled_from([(a, b) for a in DTYPES for b in DTYPES]),
+    dtypes=st.sampled_from(PAIRS),
     random_key=st.sampled_from([None, 0, -(2**62)]),
     apart=st.sampled_from([0, 3]),
 )
@@ -54,7 +61,7 @@ def test_bodies_agree_to_the_bit_and_leave_all_else(
 
 
 @BODY
-@pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 def test_chance_keeps_the_mean(body: str, dtype: torch.dtype) -> None:
     value = 1 + 2.0**-12
     target = torch.zeros(20_000, 8, dtype=dtype)

@@ -29,7 +29,7 @@ SIZE = (5, 27)  # more pixels than a program's tile
 @pytest.fixture(autouse=True)
 def atomics_are_allowed() -> None:
     """Sums by atomics differ from run to run, within rounding."""
-    torch.use_deterministic_algorithms(False)
+    torch.set_deterministic_debug_mode("default")
 
 
 @runs

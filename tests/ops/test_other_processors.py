@@ -13,27 +13,30 @@ import pytest
 _TESTS = Path(__file__).parent
 
 
-def test_kernels_are_twins_without_wide_registers() -> None:
+WIDE = ("avx512", "amx", "avx10")
+
+
+def test_kernels_are_twins_and_lanes_read_the_same_without_wide_registers() -> None:
     if not llvm.get_host_cpu_features().get("avx2"):
         pytest.skip("this processor has no AVX2 to fall back on")
-    selected = "test_bodies_are_twins and float32"
-    assert_passes_without(("avx512", "amx", "avx10"), "test_jagged_attention.py", "-k", selected)
+    selected = "test_lane_gather or (test_bodies_are_twins and float32)"
+    assert_passes_without(WIDE, "test_lane_gather.py", "test_jagged_attention.py", "-k", selected)
 
 
-@pytest.mark.parametrize("none", [(), ("avx2", "fma")], ids=["with AVX2", "without"])
-def test_lanes_read_the_same_without_wide_registers(none: tuple[str, ...]) -> None:
-    assert_passes_without(("avx512", "amx", "avx10", *none), "test_lane_gather.py")
+def test_lanes_read_the_same_without_avx2() -> None:
+    assert_passes_without((*WIDE, "avx2", "fma"), "test_lane_gather.py")
 
 
-def assert_passes_without(missing: tuple[str, ...], name: str, *options: str) -> None:
-    """Run the tests of a file as on a processor without the features that begin as `missing` do."""
+def assert_passes_without(missing: tuple[str, ...], *arguments: str) -> None:
+    """Run tests as on a processor without the features that begin as `missing` do."""
     features = llvm.get_host_cpu_features()
     for feature in features:
         if feature.startswith(missing):
             features[feature] = False
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     done = subprocess.run(
-        [*command, str(_TESTS / name), *options],
+        [*command, *arguments],
+        cwd=_TESTS,
         env={**os.environ, "NUMBA_CPU_FEATURES": features.flatten()},
         capture_output=True,
         text=True,

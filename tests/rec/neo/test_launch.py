@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 
+from cuesta.cli.main import main
 from cuesta.engine.finish import TrainResult
 from cuesta.engine.loop import train
 from cuesta.engine.progress import Progress
@@ -226,16 +227,14 @@ def test_killed_ranks_start_anew_under_torchrun_and_lose_nothing(tmp_path: Path)
 
 def test_torchrun_trains_the_recipe_of_the_command_by_a_plan(tmp_path: Path) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    cuesta = ["-m", "cuesta.cli.main"]
-    plan = [sys.executable, *cuesta, "plan", "dlrm.debug", "--cluster.world-size", "2"]
-    subprocess.run(
-        [*plan, "--schemes", "row", "--out", "plan.json"], cwd=tmp_path, env=environment,
-        check=True, capture_output=True,
-    )  # fmt: skip
+    out = str(tmp_path / "plan.json")
+    plan = ["plan", "dlrm.debug", "--cluster.world-size", "2", "--schemes", "row", "--out", out]
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main(plan)
     done = subprocess.run(
         [
             sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-            *cuesta, "train", "dlrm.debug", "--out", "run", "--plan", "plan.json", "--json",
+            "-m", "cuesta.cli.main", "train", "dlrm.debug", "--out", "run", "--plan", "plan.json", "--json",
             "--loop.max-steps", "4", "--loop.evaluate-every", "4",
         ],
         cwd=tmp_path, env=environment, check=False, capture_output=True, text=True, timeout=300,
