@@ -102,6 +102,12 @@ def test_a_right_provider_is_proved_right(provider: Provider, dtype: torch.dtype
     assert prove(replace(CASE, dtype=dtype), provider, CUESTA) == (None, None)
 
 
+def test_the_forward_of_flex_attention_is_right_uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda flex, **_: flex)
+    with pytest.warns(UserWarning, match="without torch.compile"):
+        assert prove(CASE, FLEX, CUESTA).forward is None  # backward it has none on a CPU
+
+
 def test_who_sees_padding_is_right_on_full_rows_alone() -> None:
     assert prove(CASE, replace(PADDED, sees_padding=False), CUESTA).forward is not None
 

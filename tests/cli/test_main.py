@@ -16,11 +16,13 @@ import torch
 from cuesta.cli.main import main
 
 
-def run(*arguments: str, expect: int = 0, **given) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "cuesta.cli.main", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, **given)
-    assert done.returncode == expect, done.stderr
-    return done
+def finished(capsys, *arguments: str) -> str:
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as exit_:
+        main(arguments)
+    said = capsys.readouterr()
+    assert exit_.value.code == 0, said.err
+    return said.out
 
 
 def status_and_error(capsys, *arguments: str) -> tuple[int, str]:
@@ -112,7 +114,8 @@ def test_killed_at_any_moment_and_resumed_the_losses_are_those_of_the_unbroken_r
     settings = ["--loop.checkpoint-every", "7", "--loop.evaluate-every", "20", "--out"]
     train = ["train", "dlrm.debug", *settings]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    run(*train, str(tmp_path / "whole"), env=environment)
+    torch.set_num_threads(1)  # as many as there
+    finished(capsys, *train, str(tmp_path / "whole"))
     broken = tmp_path / "broken"
     command = [sys.executable, "-m", "cuesta.cli.main", *train, str(broken)]
     losses = broken / "losses.jsonl"
@@ -125,16 +128,11 @@ def test_killed_at_any_moment_and_resumed_the_losses_are_those_of_the_unbroken_r
             time.sleep(0.002)
         process.send_signal(signal.SIGKILL)
         process.wait()
-    result = json.loads(run(*train, str(broken), "--resume", "--json", env=environment).stdout)
+    result = json.loads(finished(capsys, *train, str(broken), "--resume", "--json"))
     assert losses.read_bytes() == (tmp_path / "whole" / "losses.jsonl").read_bytes()
     assert Path(result["report"]).exists()
-    capsys.readouterr()
-    torch.set_num_threads(1)  # as many as there
-    with pytest.raises(SystemExit) as exit_:
-        main(["eval", str(broken), "--json"])
+    assert json.loads(finished(capsys, "eval", str(broken), "--json")) == result["test"]
     torch.set_num_threads(2)
-    assert exit_.value.code == 0
-    assert json.loads(capsys.readouterr().out) == result["test"]
 
 
 def num_lines(path: Path) -> int:

@@ -67,7 +67,7 @@ class Held(NamedTuple):
 
 def measure_collate(settings: Settings, findings: Findings) -> str | None:
     """Add how long a batch of many features takes; return what is wrong with ours, or None."""
-    num_features = 20 if settings.quick else NUM_FEATURES
+    num_features = 4 if settings.quick else NUM_FEATURES
     held = _held(num_features)
     num_calls = settings.repetitions + 1
     draw = np.random.default_rng(0)

@@ -145,7 +145,8 @@ def _quick_trials() -> Iterator[Trial]:
         case = AttentionCase(num_rows=4, longest=40, dim=16, density=density, dtype=torch.float32)
         yield Trial(case=case, forward=SWEPT, step=SWEPT)
     small = AttentionCase(num_rows=5, longest=40, mean=12, num_heads=2, dim=16, dtype=DTYPES[0])
-    yield Trial(case=small, forward=EVERYONE, step=EVERYONE)
+    quick = tuple(p for p in EVERYONE if p is not FLEX)  # it would compile
+    yield Trial(case=small, forward=quick, step=quick)
     half = replace(small, dtype=DTYPES[1])
     yield Trial(case=half, forward=(CUESTA, MASKED), step=(CUESTA, MASKED))
     weighed = AttentionCase(num_rows=8, longest=256, density=1.0, dtype=DTYPES[0])

@@ -8,6 +8,7 @@ on the wire. Neo's specification asks for normalised entropies within 0.02 %.
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -55,11 +56,10 @@ def measure(settings: Settings) -> Findings:
         for provider, each in tables.items():
             progress(f"{BENCH}: tables, {provider}, seed {seed}")
             of_tables[provider].append(_trained(replace(each, seed=seed), Wire(), Ranks()))
-        for provider, wire in wires.items():
-            progress(f"{BENCH}: wire, {provider}, seed {seed}")
-            of_wires[provider].append(
-                on_ranks(2, partial(_trained, replace(recipe, seed=seed), wire))
-            )
+        progress(f"{BENCH}: wires, seed {seed}")
+        on_wires = on_ranks(2, partial(_on_wires, replace(recipe, seed=seed), wires))
+        for provider, entropy in on_wires.items():
+            of_wires[provider].append(entropy)
     for case, entropies in found.items():
         findings.rows += sample_rows(case, entropies, "NE")
         if not settings.quick:
@@ -87,6 +87,11 @@ def verdict(case: str, entropies: dict[str, list[float]]) -> str:
         f"bar {word}: {case}: NE {100 * apart.mean():+.3f} % of float32's in the mean (asked: {100 * MOST:.2f} % "
         f"at most); by seed {each}; float32's own seeds differ by {100 * np.ptp(exact) / exact.mean():.3f} %"
     )
+
+
+def _on_wires(recipe: Recipe, wires: Mapping[str, Wire], ranks: Ranks) -> dict[str, float]:
+    """Return the test NE of a recipe trained on these ranks over each of the wires."""
+    return {provider: _trained(recipe, wire, ranks) for provider, wire in wires.items()}
 
 
 def _trained(recipe: Recipe, wire: Wire, ranks: Ranks) -> float:

@@ -174,12 +174,14 @@ def _time(findings: Findings, folder: Path, case: ReaderCase, settings: Settings
             return sum(batch.num_rows for batch in batches)
 
     contenders = [Contender(OURS, ours), Contender(PYARROW, pyarrow_alone)]
-    seconds = time_in_turns(contenders, max(settings.repetitions // 2, 5))
+    seconds = time_in_turns(contenders, _repetitions(settings))
     megabytes = pq.read_table(_file(folder), columns=columns).nbytes / 1e6
     findings.rows += rate_rows(case.name, seconds, data.num_rows("train"), "rows/s")
     findings.rows += rate_rows(case.name, seconds, megabytes, "MB/s")
     if STATM.exists():
-        growths = [_growth(data, case, epoch) for epoch in range(EPOCHS_WATCHED)]
+        growths = [
+            _growth(data, case, epoch) for epoch in range(1 if settings.quick else EPOCHS_WATCHED)
+        ]
         findings.rows += sample_rows(f"{case.name}: memory growth", {OURS: growths}, "MiB")
 
 
@@ -207,13 +209,18 @@ def _time_service(
         return num_rows
 
     contenders = [Contender(name, partial(epoch, name)) for name in sources]
-    seconds = time_in_turns(contenders, max(settings.repetitions // 2, 5), warm_up=1)
+    seconds = time_in_turns(contenders, _repetitions(settings), warm_up=1)
     title = f"{case.name}: the reader service"
     findings.rows += rate_rows(title, seconds, data.num_rows("train"), "rows/s")
     samples = {name: each[1:] for name, each in own.items()}
     findings.rows += sample_rows(f"{title}, CPU of this process an epoch", samples, "s")
     findings.note("the service's batches were first compared with the reader's, and are equal")
     return None
+
+
+def _repetitions(settings: Settings) -> int:
+    """Return half of what other benches do: a repetition is an epoch."""
+    return settings.repetitions // 2
 
 
 def _are_equal(left: RankingBatch, right: RankingBatch) -> bool:
