@@ -2,14 +2,12 @@
 there is one), and the numbers that they put in.
 
 Where there is a GPU, `pytest tests/ops -k gpu` runs the twins on it. Everywhere they also run in
-Triton's interpreter, in a process of its own for each file since Triton reads TRITON_INTERPRET when
+Triton's interpreter, in a process of their own since Triton reads TRITON_INTERPRET when
 imported; float32 and float16 alone, since the interpreter is silently wrong on bfloat16.
 Compilation needs no GPU.
 """
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from itertools import product
 
@@ -36,7 +34,6 @@ runs = pytest.mark.skipif(
     not (IS_INTERPRETED or HAS_GPU),
     reason="no GPU; the interpreter runs this in a process of its own",
 )
-is_not_nested = pytest.mark.skipif(IS_INTERPRETED, reason="this is the interpreter")
 tells_nothing_of_fusion = pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION is unset")
 
 if IS_INTERPRETED:
@@ -58,20 +55,6 @@ if IS_INTERPRETED:
         return interpreter._LangPatchScope()
 
     interpreter._patch_lang = _patch_once
-
-
-# The interpreter multiplies with numpy, the reference with torch: both with kernels that are the same on
-# every x86 processor, or one of them gains bits on some, and no twin can follow.
-SAME_PRODUCTS = {"OPENBLAS_CORETYPE": "Nehalem", "MKL_CBWR": "COMPATIBLE"}
-
-
-def assert_passes_in_the_interpreter(path: str) -> None:
-    """Run the tests of a file in Triton's interpreter."""
-    environment = os.environ | SAME_PRODUCTS | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", path]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert " passed" in done.stdout
 
 
 def with_dtypes(names: str, *choices: Sequence[object]) -> pytest.MarkDecorator:

@@ -23,10 +23,8 @@ from tests.ops.gpu_rungs import (
     HAS_GPU,
     LONG,
     Lengths,
-    assert_passes_in_the_interpreter,
     attended,
     differentiated,
-    is_not_nested,
     random,
     runs,
     tells_nothing_of_fusion,
@@ -202,8 +200,3 @@ def test_where_every_bias_is_very_low_a_query_gets_the_mean_of_its_values(
     with force_body("gpu"):
         gradients = differentiated(run)(*inputs, slope)[1:]
     assert all(each.isfinite().all() for each in gradients)
-
-
-@is_not_nested
-def test_attention_passes_in_the_interpreter() -> None:
-    assert_passes_in_the_interpreter(__file__)

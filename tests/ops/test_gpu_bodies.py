@@ -34,8 +34,6 @@ from tests.ops.gpu_rungs import (
     DEVICE,
     DTYPES,
     HAS_GPU,
-    assert_passes_in_the_interpreter,
-    is_not_nested,
     ragged,
     random,
     runs,
@@ -316,8 +314,3 @@ def test_stochastic_rounding_gives_the_bits_of_the_reference(
             results.append(updated(weight, [part], SGD(lr=2.0**-6))[0])
     assert not torch.equal(results[0], weight)
     assert torch.equal(*results)
-
-
-@is_not_nested
-def test_bodies_pass_in_the_interpreter() -> None:
-    assert_passes_in_the_interpreter(__file__)

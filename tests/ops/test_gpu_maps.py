@@ -10,8 +10,6 @@ from cuesta.ops.consistency import consistency
 from cuesta.ops.zbuffer import zbuffer
 from tests.ops.gpu_rungs import (
     DEVICE,
-    assert_passes_in_the_interpreter,
-    is_not_nested,
     runs,
     tells_nothing_of_fusion,
 )
@@ -48,8 +46,3 @@ def test_zbuffer_has_the_bits_of_the_reference(lengths: list[int]) -> None:
             results.append(zbuffer(points, height=HEIGHT, width=WIDTH))
     for expected, actual in zip(*results, strict=True):
         assert torch.equal(expected, actual)
-
-
-@is_not_nested
-def test_bodies_pass_in_the_interpreter() -> None:
-    assert_passes_in_the_interpreter(__file__)

@@ -11,8 +11,6 @@ from cuesta.ops.patch_match import Patch
 from tests.ops.gpu_rungs import (
     DEVICE,
     HAS_GPU,
-    assert_passes_in_the_interpreter,
-    is_not_nested,
     runs,
     tells_nothing_of_fusion,
 )
@@ -65,8 +63,3 @@ def test_sweeps_in_bands_are_twins(colour: int) -> None:
     given = on_device((37, 61), ((37, 61), (41, 50), (60, 33)))
     with replaced("cuesta.ops.patch_match.gpu.BAND_BYTES", 1 << 14):
         assert_sweeps_are_twins(given, colour, is_geometric=True, is_wide=True, body="gpu")
-
-
-@is_not_nested
-def test_bodies_pass_in_the_interpreter() -> None:
-    assert_passes_in_the_interpreter(__file__)

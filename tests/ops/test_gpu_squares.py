@@ -22,9 +22,7 @@ from cuesta.ops import (
 from cuesta.ragged import Ragged
 from tests.ops.gpu_rungs import (
     DTYPES,
-    assert_passes_in_the_interpreter,
     differentiated,
-    is_not_nested,
     ragged,
     random,
     runs,
@@ -113,11 +111,6 @@ def test_elementwise_ops_and_layouts_of_squares_are_twins(
         return [*outputs, *torch.autograd.grad(outputs, leaves, slopes)]
 
     assert_twins(run, x.values, dense, scores.values, factor, times.values, body="gpu")
-
-
-@is_not_nested
-def test_squares_pass_in_the_interpreter() -> None:
-    assert_passes_in_the_interpreter(__file__)
 
 
 def squares(sides: list[int], dtype: torch.dtype) -> Ragged:

@@ -11,9 +11,7 @@ from torch import Tensor
 from cuesta.ops import plane_sweep, plane_sweep_zncc
 from tests.ops.gpu_rungs import (
     DEVICE,
-    assert_passes_in_the_interpreter,
     differentiated,
-    is_not_nested,
     random,
     runs,
     tells_nothing_of_fusion,
@@ -88,8 +86,3 @@ def assert_twin(run: Callable[..., Tensor], *inputs: Tensor) -> None:
         return differentiated(lambda a, b: run(a, b, poses, depths))(a, b, slope)
 
     assert_twins(both, *inputs, body="gpu")
-
-
-@is_not_nested
-def test_sweeps_pass_in_the_interpreter() -> None:
-    assert_passes_in_the_interpreter(__file__)
