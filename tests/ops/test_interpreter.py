@@ -1,4 +1,4 @@
-"""Triton bodies in Triton's interpreter: the tests of `test_gpu_*.py` in one process, whose start takes as long as some."""
+"""Triton bodies in Triton's interpreter: the tests of `test_gpu_*.py` in one process, whose start takes long."""
 
 import os
 import subprocess
