@@ -8,7 +8,7 @@ demo: .venv/made-core
 	$(BIN)/cuesta demo
 
 test: .venv/made-dev
-	PYTHONDONTWRITEBYTECODE= OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 2 --dist loadfile
+	PYTHONDONTWRITEBYTECODE= OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n 3 --dist loadfile
 
 check: .venv/made-dev
 	$(BIN)/ruff check .
