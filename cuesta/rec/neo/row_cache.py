@@ -71,7 +71,7 @@ class RowCache:
             host_zeros((total, each.shape[1]), each.dtype).to(device) for each in below.likes
         )
         self._mover = ThreadPoolExecutor(1)
-        self._moves: deque[Future[None]] = deque()
+        self._moves: deque[tuple[int, Future[None]]] = deque()  # with the batch they are for
         self._now = 0
         self._spare: Tensor
         self._spare_in_use: Tensor
@@ -97,10 +97,10 @@ class RowCache:
             lines = cache_find(self._line_of, self._stamps, rows, now=now).lines
         return now, lines
 
-    def wait(self) -> None:
-        """Return when all that was asked for is there. Raises what reading or writing raised."""
-        while self._moves:
-            self._moves.popleft().result()
+    def wait(self, batch: int | None = None) -> None:
+        """Return when the rows of a batch, or of all, are there. Raises what reading or writing raised."""
+        while self._moves and (batch is None or self._moves[0][0] <= batch):
+            self._moves.popleft()[1].result()
 
     def done(self, batch: int) -> None:
         """Take back the lines of a batch for which `wait` has returned; its rows may leave from now on."""
@@ -208,7 +208,8 @@ class RowCache:
         self._line_of[rows] = lines.int()
         self.counts.misses += rows.numel()
         self.counts.conflicts += conflicts.numel()
-        self._moves.append(self._mover.submit(self._below.load, rows, self.lines, lines))
+        moved = self._mover.submit(self._below.load, rows, self.lines, lines)
+        self._moves.append((now, moved))
 
     def _leave(self, rows: Tensor, lines: Tensor) -> None:
         """Have lines written to the store before anything else comes there, and forget that their rows were here."""
@@ -217,7 +218,7 @@ class RowCache:
         self._line_of[rows] = -1
         self.counts.written += rows.numel()
         moved = self._mover.submit(self._below.save, rows, self.lines, lines, self._key())
-        self._moves.append(moved)
+        self._moves.append((self._now, moved))
 
     def _spare_lines(self, rows: Tensor, now: int) -> Tensor:
         """Return a line outside all sets for each row."""

@@ -130,6 +130,7 @@ class TieredEmbeddingBags(nn.Module):
         for group in self._groups:
             if group.pooled_keys:
                 lines = placed.lines[group]
+                group.cache.wait(placed.batches[group])
                 values = group.look_up(
                     lines, group.pooled_keys, is_pooled=True, learns=self._learns
                 )
@@ -148,6 +149,7 @@ class TieredEmbeddingBags(nn.Module):
         placed = self._place(features)
         group = next(group for group in self._groups if keys[0] in group.unpooled_keys)
         lines = placed.lines[group].select(keys)
+        group.cache.wait(placed.batches[group])
         values = group.look_up(lines, keys, is_pooled=False, learns=self._learns)
         self._looked_up(features, placed)
         counts = lines.lengths().sum(1).tolist()
@@ -348,8 +350,7 @@ class _Group:
     def look_up(
         self, lines: RaggedFeatures, keys: Sequence[str], *, is_pooled: bool, learns: bool
     ) -> Tensor:
-        """Return the pooled rows or all rows of features."""
-        self.cache.wait()
+        """Return the pooled rows or all rows of features, which are there."""
         poolings = tuple(self.tables[self._owners[key]].pooling for key in keys)
         layout = TableLayout((self.cache.num_lines,), (self.dim,), (0,) * len(keys), poolings)
         return look_up(self, lines.select(keys), layout, is_pooled=is_pooled, learns=learns)

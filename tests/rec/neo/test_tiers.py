@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
@@ -128,6 +129,37 @@ def test_gradients_of_bag_weights_are_those_without_tiers() -> None:
     assert grads[0] is not None
     assert grads[1] is not None
     assert torch.equal(grads[0], grads[1])
+
+
+def test_lookups_do_not_wait_for_the_rows_of_the_next_batch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tables = TABLES[1:2]
+    plain = EmbeddingBags(tables, Adagrad(lr=0.5))
+    tiered = TieredEmbeddingBags(tables, Adagrad(lr=0.5), Tiers(fast=0.4))
+    store, may_go_on, waited = tiered._groups[0].store, threading.Event(), []
+    load = store.load
+
+    def later(*what: Tensor) -> None:
+        if may_go_on.is_set() or not waited:  # all but the second batch's
+            waited.append(True)
+        else:
+            waited.append(may_go_on.wait(10))
+        load(*what)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(store, "load", later)
+    ours = [batch(seed).select(["tag"]) for seed in range(2)]
+    for features in ours:
+        tiered.prefetch(features)
+    for features in ours:
+        outputs = [bags(features) for bags in (tiered, plain)]
+        assert torch.equal(*outputs)
+        for bags, out in zip((tiered, plain), outputs, strict=True):
+            out.square().sum().backward()
+            bags.step()
+        may_go_on.set()
+    assert waited == [True, True]
+    assert_same(tiered, plain)
 
 
 def test_state_dicts_are_those_of_embedding_bags_both_ways(tmp_path: Path) -> None:
