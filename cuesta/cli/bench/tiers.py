@@ -180,6 +180,8 @@ def _train(name: str, case: ModelCase, settings: Settings, folder: Path, pipe: C
                 if number + 1 < len(batches):
                     bags.prefetch(batches[number + 1].ids.features)
             step()
+            if isinstance(bags, TieredEmbeddingBags):
+                bags.wait()  # for the next batch's rows, which would else move in another contender's turn
             pipe.send(time.time())
         if isinstance(bags, TieredEmbeddingBags):
             pipe.send((bags.counts().misses - before) / settings.repetitions)

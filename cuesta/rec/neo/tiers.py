@@ -120,6 +120,11 @@ class TieredEmbeddingBags(nn.Module):
         """Give a batch's rows lines, and have them moved there, ahead of the lookups with the same object."""
         self._place(features)
 
+    def wait(self) -> None:
+        """Return when all rows that were asked for are there. Raises what reading or writing raised."""
+        for group in self._groups:
+            group.cache.wait()
+
     def forward(self, features: RaggedFeatures) -> Float[Tensor, "B width"]:
         """Return the pooled rows of every pooled feature, side by side."""
         missing = [key for key in self.pooled_keys if key not in features.keys]
@@ -172,8 +177,7 @@ class TieredEmbeddingBags(nn.Module):
 
     def forget(self) -> None:
         """Forget what was prefetched and is not looked up."""
-        for group in self._groups:
-            group.cache.wait()
+        self.wait()
         for number, placed in list(self._placed.items()):
             if not placed.is_used:
                 self._drop(number)
