@@ -21,7 +21,7 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 SECTOR = 512  # bytes, what disks read and write
-IN_FLIGHT = 256  # requests; beyond it disks that we measured gained nothing
+IN_FLIGHT = 256  # requests; more gained nothing on the disk that was measured
 _READ, _WRITE = 0, 1
 
 # struct iocb and struct io_event of linux/aio_abi.h on little-endian machines.
