@@ -58,6 +58,8 @@ class FileRows:
             last = torch.tensor([self._num_rows - 1])
             self._direct.read(last, self._buffer[:1])  # some disks have sectors of 4096 bytes
         except OSError:
+            if self._direct is not None:
+                self._direct.close()
             self._direct = None
             self._mapped = self._map()
 
