@@ -17,7 +17,7 @@ check: .venv/made-dev
 	$(BIN)/mypy
 
 bench: .venv/made-core
-	for name in embedding_bag dlrm tiers planner low_precision jagged_attention gdpa jagged_training jagged_quality reader reconstruct worlds depth fuse; do $(BIN)/cuesta bench $$name || exit 1; done
+	for name in embedding_bag dlrm tiers planner low_precision jagged_attention gdpa jagged_training jagged_quality reader reconstruct worlds depth fuse end_to_end; do $(BIN)/cuesta bench $$name || exit 1; done
 
 # The libraries that `cuesta bench` compares with, in an environment of their own; then use
 # .venv-peers/bin/cuesta bench NAME. torchrec goes in without its pins, which ask for fbgemm-gpu.

@@ -102,6 +102,8 @@ class Camera:
 
     def distort(self, plane: Float[Tensor, "*batch P 2"]) -> Float[Tensor, "*batch P 2"]:
         """Return where the lens puts points of the plane z = 1, on that plane."""
+        if self.model == "PINHOLE":
+            return plane
         square = plane.square().sum(-1, keepdim=True)
         result = plane * self._stretch(square)
         if self.model == "OPENCV":

@@ -34,6 +34,7 @@ BENCHES: dict[str, str] = {
     "worlds": "pictures of generated worlds, and their rays against Embree's",
     "depth": "depth of posed photographs, against OpenCV's SGBM and a plane sweep",
     "fuse": "depth maps to a cloud, against pycolmap's fusion",
+    "end_to_end": "photos to clouds and to a published data set by the commands, against the time asked",
     "reader": "batches out of a Parquet log, against pyarrow reading the same columns",
 }
 RESULTS = Path("benchmarks/results")

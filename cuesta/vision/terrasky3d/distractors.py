@@ -23,6 +23,12 @@ from numpy.typing import NDArray
 
 from cuesta.data.scenes.views import Views
 from cuesta.geometry import Camera, Transform
+from cuesta.vision.terrasky3d.distractor_kernels import (
+    agreed_surface,
+    keep_least_change,
+    keep_nearest,
+    look_up,
+)
 
 NUM_OTHERS = 8
 _SEEN_AT = 640  # px, longer side, at which views are compared
@@ -128,24 +134,16 @@ class MoverFinder:
 def _surface(own: _Small, others: Sequence[_Small]) -> Depth:
     """Return the nearest depth at each pixel of this view that two others agree on, 0 for none."""
     seen = np.stack([_seen_from(own, other) for other in others])  # [V, Y, X], inf for none
-    seen.sort(axis=0)
-    is_pair = np.isfinite(seen[1:]) & (seen[1:] <= seen[:-1] * (1 + _AGREES))
-    first = is_pair.argmax(axis=0)
-    nearest = np.take_along_axis(seen, first[None], axis=0)[0]
-    return np.where(is_pair.any(axis=0), nearest, 0).astype(np.float32)
+    surface = np.empty(own.depth.shape, np.float32)
+    agreed_surface(seen, np.float32(1 + _AGREES), surface)
+    return surface
 
 
 def _seen_from(own: _Small, other: _Small) -> Depth:
     """Return the depth of another view's surface in this one [Y, X]; infinite where there is none."""
     points = own.cam_from_world @ other.points
-    at = own.camera.project(points).numpy()
-    height, width = own.depth.shape
-    target = np.full(height * width, np.inf, np.float32)
-    is_inside = (at > 0).all(-1) & (at < [width, height]).all(-1)  # False for NaN: behind
-    x, y = np.floor(at[is_inside]).astype(np.int64).T
-    depth = points[:, 2].numpy().astype(np.float32)[is_inside]
-    np.minimum.at(target, y * width + x, depth)
-    target = target.reshape(height, width)
+    target = np.full(own.depth.shape, np.inf, np.float32)
+    keep_nearest(own.camera.project(points).numpy(), points[:, 2].float().numpy(), target)
     nearby = cv2.erode(target, np.ones((3, 3), np.uint8), borderType=cv2.BORDER_REPLICATE)
     return np.where(np.isinf(target), nearby, target)
 
@@ -155,32 +153,29 @@ def _least_change(own: _Small, others: Sequence[_Small], surface: Depth) -> NDAr
 
     The exposure of two views is matched on what both confirm. 0 where no other shows the surface.
     """
-    rows, columns = np.nonzero(surface)
+    is_surface = surface > 0
     points = own.cam_from_world.inverse() @ _points(own.rays, surface)
-    least = np.full(surface.shape, np.inf, np.float32)
+    color, is_confirmed = own.color[is_surface], own.depth[is_surface] > 0
+    found, is_shown = np.empty_like(color), np.empty_like(is_confirmed)
+    least = np.full(len(color), np.inf, np.float32)
     for other in others:
-        other_points = other.cam_from_world @ points
-        x, y = np.full((2, *surface.shape), -1, np.float32)
-        at = other.camera.project(other_points).numpy() - 0.5
-        x[rows, columns], y[rows, columns] = at.T
-        z = np.zeros(surface.shape, np.float32)
-        z[rows, columns] = other_points[:, 2].numpy()
-        depth = cv2.remap(other.depth, x, y, cv2.INTER_NEAREST)
-        color = np.asarray(cv2.remap(other.color, x, y, cv2.INTER_LINEAR), np.float32)
-        is_shown = (depth > 0) & (np.abs(depth - z) <= _AGREES * z)
-        gain = _gain(own.color, color, is_shown & (own.depth > 0))
-        difference = np.abs(own.color - gain * color).max(-1)
-        least = np.where(is_shown, np.minimum(least, difference), least)
-    return np.where(np.isfinite(least), least, 0).astype(np.float32)
+        seen = other.cam_from_world @ points
+        at, z = other.camera.project(seen).numpy(), seen[:, 2].float().numpy()
+        look_up(at, z, other.depth, other.color, np.float32(_AGREES), found, is_shown)
+        is_same = is_shown & is_confirmed
+        gain = _gain(color[is_same], found[is_same])
+        keep_least_change(color, found, gain, is_shown, least)
+    change = np.zeros(surface.shape, np.float32)
+    change[is_surface] = np.where(np.isfinite(least), least, 0)
+    return change
 
 
-def _gain(
-    own: NDArray[np.float32], other: NDArray[np.float32], is_same: Mask
-) -> NDArray[np.float32]:
-    """Return the median ratio of each channel where two views show the same, 1 where they do not."""
-    if not is_same.any():
+def _gain(own: NDArray[np.float32], other: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the median ratio of each channel [3] of colours [P, 3] of one thing in two views, 1 of nothing."""
+    if not len(own):
         return np.ones(3, np.float32)
-    return np.asarray(np.median((own[is_same] + 1) / (other[is_same] + 1), axis=0), np.float32)
+    ratios = ((own + 1) / (other + 1)).T
+    return np.asarray(np.median(np.ascontiguousarray(ratios), axis=1), np.float32)
 
 
 def _whole_things(change: NDArray[np.float32], is_open: Mask) -> Mask:

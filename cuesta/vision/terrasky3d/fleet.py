@@ -144,8 +144,7 @@ class _Fleet:
         self._jobs, self._record, self._on_progress = jobs, record, on_progress
         self._retries, self._began = retries, time.monotonic()
         self._num_ended_here = 0
-        share = max(1, (os.cpu_count() or 1) // workers)
-        self._environment = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(share))}
+        self._workers = workers
         earlier = _read_record(record)
         self._steps = [_known(job, earlier.get(job.scene, {})) for job in jobs]
 
@@ -200,8 +199,14 @@ class _Fleet:
         if self._steps[number][place].attempts == 0:
             self._tell(job.scene, step.name, None)
         log = self._record.parent / "logs" / f"{job.scene}.{step.name}"
-        command = Command(arguments=step.arguments, log=str(log), environment=self._environment)
+        command = Command(arguments=step.arguments, log=str(log), environment=self._environment())
         return backend.start(command)
+
+    def _environment(self) -> dict[str, str]:
+        """Return the threads of a step that starts now: cores are shared by the scenes that can still run."""
+        num_left = sum(self._next(number) is not None for number in range(len(self._jobs)))
+        share = max(1, (os.cpu_count() or 1) // min(self._workers, num_left))
+        return {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(share))}
 
     def _note(self, number: int, outcome: Outcome) -> None:
         """Note how the scene's step ended: it is done, failed, or waits for another attempt."""

@@ -42,6 +42,7 @@ from cuesta.data.scenes.views import Views
 from cuesta.errors import UserError
 from cuesta.geometry import pixels_from_pixels
 from cuesta.ops.consistency import consistency
+from cuesta.vision.terrasky3d.selection_kernels import count_pixels
 from cuesta.vision.terrasky3d.strata import kind_of
 
 Pair = tuple[str, str]
@@ -140,16 +141,17 @@ def measure_row(views: Views, pair: Pair, read: Callable[[str], Shrunk]) -> Pair
     other_from_one = views.pose(pair[1]) @ views.pose(pair[0]).inverse()
     matrix = pixels_from_pixels(one.matrix, other.matrix, other_from_one).numpy()
     errors = round_trip(one, other, matrix)
-    is_checked = np.isfinite(errors)
-    count, num_deep = int(is_checked.sum()), int((one.depth > 0).sum())
-    within = tuple(float((errors <= k).sum() / max(count, 1)) for k in range(1, 11))
+    within, counts, sums = np.empty(10, np.int64), np.empty(4, np.int64), np.empty(5)
+    details = one.detail, other.detail
+    count_pixels(errors, one.depth.numpy(), one.keep, *details, matrix, within, counts, sums)
+    count, num_deep, num_kept, num_alike = counts.tolist()
     return PairRow(
         *pair,
         num_pixels=count,
-        within=within,
-        overlap=float((errors <= 10).sum() / max(num_deep, 1)),
-        kept_pixels=int((is_checked & one.keep).sum()),
-        look=_likeness(one, other, matrix, errors <= 1),
+        within=tuple((within / max(count, 1)).tolist()),
+        overlap=int(within[-1]) / max(num_deep, 1),
+        kept_pixels=num_kept,
+        look=_likeness(num_alike, *sums.tolist()),
         stratum=kind_of(*pair),
     )
 
@@ -232,24 +234,12 @@ def _read(
     )
 
 
-def _likeness(
-    one: Shrunk, other: Shrunk, matrix: NDArray[np.float64], is_seen: NDArray[np.bool_]
-) -> float:
-    """Return the correlation of the images' details at pixels that both see; NaN for too few."""
-    rows, columns = np.nonzero(is_seen)
-    if len(rows) < _LEAST_LOOKS:
+def _likeness(count: int, a: float, b: float, aa: float, bb: float, ab: float) -> float:
+    """Return the correlation of details by their sums over pixels that both images see; NaN for too few."""
+    if count < _LEAST_LOOKS:
         return math.nan
-    depth = one.depth.numpy()[rows, columns].astype(np.float64)
-    across, down = (columns + 0.5) * depth, (rows + 0.5) * depth
-    x, y, z = (a * across + b * down + c * depth + d for a, b, c, d in matrix.tolist())
-    high, wide = other.detail.shape
-    to_columns = np.clip(np.floor(x / z), 0, wide - 1).astype(np.int64)
-    to_rows = np.clip(np.floor(y / z), 0, high - 1).astype(np.int64)
-    here = one.detail[rows, columns].astype(np.float64)
-    there = other.detail[to_rows, to_columns].astype(np.float64)
-    here, there = here - here.mean(), there - there.mean()
-    spread = math.sqrt((here * here).sum() * (there * there).sum())
-    return float((here * there).sum()) / spread if spread > 0 else math.nan
+    spread = math.sqrt(max(aa - a * a / count, 0) * max(bb - b * b / count, 0))
+    return (ab - a * b / count) / spread if spread > 0 else math.nan
 
 
 def _coarse_pairs(scene: Scene, views: Views) -> set[Pair]:

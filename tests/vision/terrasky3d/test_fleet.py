@@ -103,6 +103,22 @@ def test_a_step_that_fails_is_not_tried_again_and_its_last_words_are_kept(tmp_pa
     assert said == ["a begins first", "reading", "a: the photos are broken"]
 
 
+def test_cores_are_shared_by_the_scenes_that_are_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    step = Step(name="one", arguments=("sh", "-c", "echo $OMP_NUM_THREADS >&2"))
+
+    def threads_of(*scenes: str) -> list[str]:
+        jobs = [Job(scene=name, steps=(step,)) for name in scenes]
+        results = run_scenes(jobs, tmp_path / "record.jsonl", workers=3)
+        return [result.steps[0].last_line for result in results]
+
+    assert threads_of("a", "b") == ["3", "3"]
+    assert threads_of("a", "b", "c") == ["3", "3", "6"]  # what is done needs none
+
+
 def test_a_command_that_is_not_there_is_a_failure_of_its_scene(tmp_path: Path) -> None:
     missing = Job(scene="a", steps=(Step(name="first", arguments=("no-such-command",)),))
     results = run_scenes([missing, job(tmp_path, "b", "go")], tmp_path / "r.jsonl", workers=1)
