@@ -120,6 +120,8 @@ def _two_view(options: argparse.Namespace, on_progress: OnStage) -> Judged:
     found, rules = _true_pairs(options, on_progress)
     for scene, pairs in found.items():
         matcher = SiftMatcher(num_features=options.features, ratio=options.ratio)
+        photos = (photo for pair in pairs for photo in (pair.image_a, pair.image_b))
+        matcher.prepare(photos, partial(on_progress, f"{scene} features"))
         scores = judge_pairs(pairs, matcher, settings, partial(on_progress, scene))
         for place, name in enumerate(chosen):
             rows += rows_of(scene, name, scores[place])

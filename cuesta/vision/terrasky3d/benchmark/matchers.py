@@ -10,6 +10,8 @@ in both directions, so that swapping the photos swaps the matches.
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol, final
@@ -22,7 +24,10 @@ from PIL import Image, UnidentifiedImageError
 
 from cuesta.errors import UserError
 from cuesta.geometry import Camera
+from cuesta.vision.terrasky3d.native import call
 
+_NOT_SHRUNK = 1 << 20  # px, longer than any photo
+_AT_ONCE = 16  # photos on disk for their features
 _ROWS = 2048  # of the table of similarities at a time
 
 
@@ -81,27 +86,57 @@ class SiftMatcher:
     """
 
     def __init__(self, *, num_features: int = 8192, ratio: float = 0.8) -> None:
-        pycolmap.logging.minloglevel = pycolmap.logging.FATAL.value
-        options = pycolmap.FeatureExtractionOptions()
-        options.use_gpu = False
-        options.sift.max_num_features = num_features
-        self._extractor = pycolmap.FeatureExtractor.create(options, pycolmap.Device.cpu)
+        self._options = pycolmap.FeatureExtractionOptions()
+        self._options.use_gpu = False
+        self._options.max_image_size = _NOT_SHRUNK
+        self._options.sift.max_num_features = num_features
         self._ratio = ratio
         self._found: dict[Path, _Features] = {}
 
     def __call__(self, image_a: Photo, image_b: Photo) -> Matches:
-        a, b = self._features(image_a), self._features(image_b)
+        self.prepare([image_a, image_b])
+        a, b = self._found[image_a.path], self._found[image_b.path]
         first, second = mutual_nearest(_unit(a), _unit(b), ratio=self._ratio)
         return Matches(a.points[first], b.points[second])
 
-    def _features(self, photo: Photo) -> _Features:
-        if photo.path not in self._found:
-            grey = np.asarray(Image.fromarray(photo.rgb()).convert("L"))
-            keypoints, descriptors = self._extractor.extract_from_uint8_array(grey)
-            points = np.array([(found.x, found.y) for found in keypoints], np.float64)
-            rows = np.array(descriptors.data, np.uint8).reshape(-1, 128)
-            self._found[photo.path] = _Features(points.reshape(-1, 2), rows)
-        return self._found[photo.path]
+    def prepare(
+        self,
+        photos: Iterable[Photo],
+        on_progress: Callable[[int, int], None] = lambda _done, _total: None,
+    ) -> None:
+        """Find the features of those photos that were not seen yet, on all cores."""
+        new = list(
+            {photo.path: photo for photo in photos if photo.path not in self._found}.values()
+        )
+        for start in range(0, len(new), _AT_ONCE):
+            some = new[start : start + _AT_ONCE]
+            self._find(some)
+            on_progress(start + len(some), len(new))
+
+    def _find(self, photos: Sequence[Photo]) -> None:
+        with tempfile.TemporaryDirectory(prefix="cuesta-") as temporary:
+            folder, names = Path(temporary), {}
+            for number, photo in enumerate(photos):
+                names[f"{number}.bmp"] = photo.path
+                Image.fromarray(photo.rgb()).convert("L").save(folder / f"{number}.bmp")
+            with pycolmap.Database.open(folder / "database.db") as opened:
+                call(
+                    lambda token: pycolmap.extract_features(
+                        folder / "database.db",
+                        folder,
+                        list(names),
+                        pycolmap.CameraMode.PER_IMAGE,
+                        pycolmap.ImageReaderOptions(),
+                        self._options,
+                        pycolmap.Device.cpu,
+                        token,
+                    )
+                )
+                for image in opened.read_all_images():
+                    rows = np.array(opened.read_descriptors(image.image_id).data, np.uint8)
+                    places = np.asarray(opened.read_keypoints(image.image_id), np.float64)
+                    points = places[:, :2] if len(rows) else np.empty((0, 2))
+                    self._found[names[image.name]] = _Features(points, rows.reshape(-1, 128))
 
 
 def _unit(features: _Features) -> Float32[torch.Tensor, "P 128"]:

@@ -67,10 +67,19 @@ def test_keypoints_have_pixel_centres_at_a_half(tmp_path: Path) -> None:
     Image.fromarray(grey).save(tmp_path / "blobs.png")
     camera = Camera("PINHOLE", torch.tensor([300.0, 300.0, 160.0, 160.0]), 320, 320)
     photo = Photo("blobs.png", tmp_path / "blobs.png", camera)
-    found = SiftMatcher()._features(photo).points
+    matcher = SiftMatcher()
+    matcher.prepare([photo])
+    found = matcher._found[photo.path].points
     off = found[np.linalg.norm(found[:, None] - places, axis=-1).argmin(0)] - places
     assert np.abs(off.mean(0)).max() < 0.02
     assert np.abs(off).max() < 0.1
+
+
+def test_a_photo_without_features_matches_nothing(tmp_path: Path) -> None:
+    Image.new("RGB", (80, 60), (90, 90, 90)).save(tmp_path / "flat.png")
+    flat = photo_of("flat.png", tmp_path / "flat.png", None, max_size=None)
+    found = SiftMatcher()(flat, flat)
+    assert found.points_a.shape == found.points_b.shape == (0, 2)
 
 
 def test_a_photo_comes_at_the_size_of_its_camera(tmp_path: Path) -> None:
