@@ -23,6 +23,7 @@ from cuesta.vision.terrasky3d.selection import (
     reader,
     view_graph,
 )
+from cuesta.vision.terrasky3d.selection_kernels import count_pixels
 from cuesta.vision.terrasky3d.strata import count_strata
 from tests.data.scenes.corner import make_corner, seen_points
 
@@ -59,6 +60,31 @@ def test_pixels_that_the_other_image_holds_go_there_and_back(scene: Scene) -> No
     assert abs(found.overlap - is_seen.mean()) < 0.01
     assert found.look > 0.9
     assert depth.min() > 0
+
+
+def test_one_pass_counts_what_numpy_counts() -> None:
+    draw = np.random.default_rng(0)
+    shape = (30, 40)
+    errors = draw.choice([0.3, 1.0, 1.7, 9.99, 10.5, np.inf], shape).astype(np.float32)
+    depth = draw.choice([0, 1.5, 2.5], shape).astype(np.float32)
+    errors[depth == 0] = np.inf
+    keep = draw.random(shape) < 0.7
+    detail, other = draw.standard_normal((2, *shape)).astype(np.float32)
+    matrix = np.hstack([np.eye(3), np.array([[3.0], [-4.0], [0.1]])])
+    within, counts, sums = np.empty(10, np.int64), np.empty(4, np.int64), np.empty(5)
+    count_pixels(errors, depth, keep, detail, other, matrix, within, counts, sums)
+    assert within.tolist() == [int((errors <= k).sum()) for k in range(1, 11)]
+    has_way, is_alike = np.isfinite(errors), errors <= 1
+    expected = [has_way.sum(), (depth > 0).sum(), (has_way & keep).sum(), is_alike.sum()]
+    assert counts.tolist() == expected
+    rows, columns = np.nonzero(is_alike)
+    z = depth[is_alike].astype(float)
+    x = ((columns + 0.5) * z + 3) / (z + 0.1)
+    y = ((rows + 0.5) * z - 4) / (z + 0.1)
+    there = other[y.clip(0, 29).astype(int), x.clip(0, 39).astype(int)].astype(float)
+    here = detail[is_alike].astype(float)
+    values = here, there, here**2, there**2, here * there
+    assert np.allclose(sums, [value.sum() for value in values])
 
 
 def test_a_wrong_pose_shows_in_the_round_trip_and_in_the_look(scene: Scene) -> None:
