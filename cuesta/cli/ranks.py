@@ -127,9 +127,7 @@ def _run(
                 "RANK": rank,
                 "WORLD_SIZE": size,
                 "LOCAL_RANK": 0 if on_ray else rank,
-                "LOCAL_WORLD_SIZE": 1
-                if on_ray
-                else size,  # on Ray, each may be on a machine of its own
+                **({} if on_ray else {"LOCAL_WORLD_SIZE": size}),  # on Ray, ranks find out
                 "MASTER_ADDR": host,
                 "MASTER_PORT": store.port,
                 "TORCHELASTIC_USE_AGENT_STORE": True,

@@ -21,7 +21,8 @@ import json, os, signal, sys, time
 from pathlib import Path
 
 folder, plan = Path(sys.argv[1]), json.loads(sys.argv[2])
-told = {name: os.environ[name] for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")}
+names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+told = {name: os.environ[name] for name in names if name in os.environ}
 start = os.environ["TORCHELASTIC_RESTART_COUNT"]
 print(json.dumps(told))
 (folder / f"{told['RANK']}.{start}").write_text(str(os.getpid()))

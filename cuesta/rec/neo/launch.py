@@ -8,6 +8,7 @@ in threads: what makes a rank is a process group.
 from __future__ import annotations
 
 import os
+import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -332,7 +333,8 @@ def world_here(plan: Plan | None = None, options: ShardedOptions | None = None) 
     if uses_gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     else:
-        torch.set_num_threads(max(torch.get_num_threads() // _local_size(), 1))
+        local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        torch.set_num_threads(max(torch.get_num_threads() // local, 1))
     store, rank, size = next(dist.rendezvous("env://", timeout=_PATIENCE))
     # torchrun keeps one store over restarts: ranks that start anew would find the addresses of the dead
     store = dist.PrefixStore(f"start-{_num_restarts()}", store)
@@ -340,16 +342,31 @@ def world_here(plan: Plan | None = None, options: ShardedOptions | None = None) 
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_PATIENCE)
     try:
         savers = Ranks(dist.new_group(backend="gloo", timeout=_PATIENCE))
+        local = ranks_a_node(savers)
         with telling_others(store, rank, size):
-            yield Ranked(_ranks_in_nodes(), plan, _local_size(), savers, options)
+            yield Ranked(_ranks_in_nodes(local), plan, local, savers, options)
     finally:
         dist.destroy_process_group()
 
 
-def _ranks_in_nodes() -> Ranks:
+def ranks_a_node(ranks: Ranks) -> int:
+    """Return how many ranks each node has: as `torchrun` tells each, else how many hosts of one name follow each other.
+
+    1 where nodes have different numbers of ranks, or the ranks of one do not follow each other.
+    """
+    told = os.environ.get("LOCAL_WORLD_SIZE", "")
+    said = ranks.say(told or f"on {socket.gethostname()}")
+    if told:
+        return int(told) if set(said) == {told} else 1
+    local = said.count(said[0])
+    in_order = [host for host in dict.fromkeys(said) for _ in range(local)]
+    return local if said == in_order else 1
+
+
+def _ranks_in_nodes(local: int) -> Ranks:
     """Return the ranks of the default group, with the levels of a mesh where all nodes have several of them."""
-    ranks, local = Ranks(dist.group.WORLD), _local_size()
-    if set(ranks.say(str(local))) != {str(local)} or not 1 < local < ranks.size:
+    ranks = Ranks(dist.group.WORLD)
+    if not 1 < local < ranks.size:
         return ranks
     mesh = init_device_mesh(
         ranks.device.type, (ranks.size // local, local), mesh_dim_names=("node", "place")
@@ -366,10 +383,6 @@ def is_restarted() -> bool:
 
 def _num_restarts() -> int:
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
-
-
-def _local_size() -> int:
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def _spread(model: nn.Module) -> Iterator[tuple[str, ShardedEmbeddingBags]]:

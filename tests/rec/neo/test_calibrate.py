@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from cuesta.errors import UserError
 from cuesta.nn import Table
 from cuesta.ops import SGD, Adagrad, RowwiseAdagrad, TableOptimizer
 from cuesta.rec.neo import calibration
-from cuesta.rec.neo.calibrate import measure
+from cuesta.rec.neo.calibrate import _lookup_times, measure
 from cuesta.rec.neo.calibration import (
     Calibration,
     compared,
@@ -22,9 +23,10 @@ from cuesta.rec.neo.cluster import Cluster
 from cuesta.rec.neo.constants import Constants
 from cuesta.rec.neo.costs import SCHEMES, Scheme, options
 from cuesta.rec.neo.planner import PlannerSettings, make_plan
+from cuesta.rec.neo.ranks import Ranks
 from cuesta.rec.neo.requests import schema_workload
 from cuesta.rec.neo.sharded import ShardedEmbeddingBags, ShardedOptions
-from cuesta.rec.neo.timing import QUICK
+from cuesta.rec.neo.timing import QUICK, Clock
 from cuesta.rec.neo.workload import TableLoad, Workload
 from tests.rec.neo.groups import run_ranks
 
@@ -50,6 +52,16 @@ def test_what_is_measured_is_above_nothing_and_the_same_on_all_ranks(world: int)
     if world == 1:
         assert found.constants.asked_ns == found.constants.copy_forward == 0
     assert json.loads(json.dumps(dataclasses.asdict(found)))["fast"] == found.fast
+
+
+def test_what_few_rows_take_too_is_not_counted_as_lookups() -> None:
+    class Fixed(Clock):
+        def median(self, *works: Callable[[], object]) -> list[float]:
+            for work in works:
+                work()
+            return [1.0, 2.0, 1.5, 4.0]  # a lookup and an update, of few rows and of more
+
+    assert _lookup_times(Fixed(Ranks(), 1), QUICK, 16, 2**20) == [0.5, 2.0]
 
 
 def test_a_calibration_comes_back_from_its_file(tmp_path: Path) -> None:

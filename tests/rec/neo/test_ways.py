@@ -18,7 +18,7 @@ from cuesta.nn import EmbeddingBags
 from cuesta.ops import SGD, Adagrad
 from cuesta.rec.neo.costs import Scheme
 from cuesta.rec.neo.exchange import Wire
-from cuesta.rec.neo.launch import Ranked, world_here
+from cuesta.rec.neo.launch import Ranked, ranks_a_node, world_here
 from cuesta.rec.neo.plan import Plan
 from cuesta.rec.neo.ranks import Arriving, Levels, Ranks
 from cuesta.rec.neo.sharded import ShardedEmbeddingBags, ShardedOptions
@@ -242,6 +242,27 @@ def test_a_mesh_of_processes_makes_the_levels() -> None:
     for each in ranks:
         each.join()
     assert [each.exitcode for each in ranks] == [0] * 4
+
+
+@pytest.mark.parametrize(
+    ("hosts", "expected"),
+    [("aabb", 2), ("aaaa", 4), ("abcd", 1), ("aab", 1), ("abab", 1), ("aaba", 1), ("abbb", 1)],
+)
+def test_without_torchrun_ranks_on_one_host_are_a_node_where_they_follow_each_other(
+    hosts: str, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    monkeypatch.setattr(Ranks, "say", lambda *_: list(hosts))
+    assert ranks_a_node(Ranks()) == expected
+
+
+@pytest.mark.parametrize(("said", "expected"), [("22", 2), ("21", 1)])
+def test_torchrun_says_how_many_ranks_a_node_has(
+    said: str, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    monkeypatch.setattr(Ranks, "say", lambda *_: list(said))
+    assert ranks_a_node(Ranks()) == expected
 
 
 def rank_in_a_node(rank: int, port: int) -> None:
