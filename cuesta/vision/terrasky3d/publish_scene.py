@@ -68,7 +68,10 @@ def publish_scene(
     with atomic_folder(target, overwrite=True) as temporary:
         temporary.mkdir(exist_ok=True)
         error = _link_files(scene, views, Scene(temporary), settings.depth)
-        about = _write_pairs(scene, views, Scene(temporary), settings, on_progress)
+        try:
+            about = _write_pairs(scene, views, Scene(temporary), settings, on_progress)
+        except UserError as broken:  # what is to be mended is the scene's own file
+            raise UserError(str(broken).replace(str(temporary), str(scene.root))) from broken
     files = sorted(file.relative_to(out).as_posix() for file in target.rglob("*") if file.is_file())
     listed: dict[str, Json] = {}
     for done, file in enumerate(files):

@@ -191,7 +191,7 @@ def test_what_cannot_be_published_is_named(kind: str, scenes: Path, tmp_path: Pa
         "depth": f"{image} has no depth map",
         "unknown": "nowhere: no scene of this name",
         "twice": "another scene is called church",
-        "size": "its camera has 160 x 120",
+        "size": f"{square.depth_map(image)}: 80 x 60 pixels, its camera has 160 x 120",
     }[kind]
     if kind == "leak":
         write_manifest(square, {"name": "Church (aerial)"})
