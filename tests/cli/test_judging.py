@@ -162,6 +162,32 @@ def test_depth_is_judged_raw_and_within_masks(
     assert smaller["complete"] == pytest.approx(masked["complete"], abs=0.02)
 
 
+@pytest.mark.parametrize("has_masks", [False, True])
+def test_depth_is_compared_with_that_of_the_photo_that_an_image_was(
+    landmark: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], has_masks: bool
+) -> None:
+    views, truth, made = read_colmap(Scene(landmark).model), Scene(landmark), Scene(tmp_path)
+    write_colmap(made.model, views)
+    names = views.names
+    images = [  # the new names are those of other photos
+        {"name": name, "source": was}
+        for name, was in zip(names, names[1:] + names[:1], strict=True)
+    ]
+    record = made.work / "ingest" / "stage.json"
+    record.parent.mkdir(parents=True)
+    record.write_text(json.dumps({"result": {"images": images}}))
+    for image in images:
+        write_map(made.depth_map(image["name"]), read_map(truth.depth_map(image["source"])))
+        if has_masks:
+            mask = made.semantic_mask(image["name"])
+            mask.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(truth.semantic_mask(image["source"]), mask)
+    found = rows(capsys, made.root, TASKS, "depth", "--against", landmark)
+    assert ("semantic, all" in found) == has_masks
+    for row in found.values():
+        assert (row["missing_images"], row["abs_rel"], row["within_1"]) == (0, 0, 1)
+
+
 def test_pairs_of_a_scene_with_depth_are_told_by_overlap(
     landmark: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

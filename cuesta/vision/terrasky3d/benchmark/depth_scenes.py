@@ -22,7 +22,13 @@ from cuesta.vision.terrasky3d.benchmark.depth_errors import (
     compare_depth,
     median_scale,
 )
-from cuesta.vision.terrasky3d.benchmark.places import find_map, read_depth, read_grey, views_at
+from cuesta.vision.terrasky3d.benchmark.places import (
+    find_map,
+    read_depth,
+    read_grey,
+    sources_of,
+    views_at,
+)
 from cuesta.vision.terrasky3d.benchmark.table import Row
 from cuesta.vision.terrasky3d.strata import is_aerial
 
@@ -45,7 +51,10 @@ def judge_depth(
     names = [name for name in views_at(truth).names if find_map(truth, name) is not None]
     if not names:
         raise UserError(f"{truth}: no depth maps; name a truth that has depth/maps")
-    if not any(find_map(path, name) for name in names):
+    own = {name: name for name in names} | {
+        true: name for name, true in sources_of(path, names).items() if true in names
+    }
+    if not any(find_map(path, own[name]) for name in names):
         raise UserError(
             f"{path}: no depth map of {names[0]} or any other image that {truth} has; "
             f"`cuesta depth {path}` makes them"
@@ -54,11 +63,13 @@ def judge_depth(
     for done, name in enumerate(names):
         on_progress(done, len(names))
         kind = "aerial" if is_aerial(name) else "ground"
-        for masks, found in _of_image(path, truth, name, has_free_scale).items():
+        for masks, found in _of_image(
+            (path, own[name]), (truth, name), has_free_scale=has_free_scale
+        ).items():
             for images in ("all", kind):
                 sums[masks, images] = sums.get((masks, images), NOTHING) + found
     on_progress(len(names), len(names))
-    num_missing = sum(find_map(path, name) is None for name in names)
+    num_missing = sum(find_map(path, own[name]) is None for name in names)
     counts = {"images": len(names), "missing_images": num_missing}
     has_both = len({is_aerial(name) for name in names}) == 2
     rows = []
@@ -66,7 +77,8 @@ def judge_depth(
         for images in ("all", "ground", "aerial") if has_both else ("all",):
             if (masks, images) in sums:
                 rows.append(Row(scene, masks, images, {**counts, **sums[masks, images].values()}))
-    return [row for row in rows if row.method == "raw" or _has_masks(path, names, row.method)]
+    of_scene = list(own.values())
+    return [row for row in rows if row.method == "raw" or _has_masks(path, of_scene, row.method)]
 
 
 _MASKS: dict[str, tuple[str, ...]] = {
@@ -82,8 +94,10 @@ def _has_masks(path: Path, names: list[str], masks: str) -> bool:
     return all(any(_mask(path, name, kind).is_file() for name in names) for kind in _MASKS[masks])
 
 
-def _of_image(path: Path, truth: Path, name: str, has_free_scale: bool) -> dict[str, DepthSums]:
-    true_file, file = find_map(truth, name), find_map(path, name)
+def _of_image(
+    image: tuple[Path, str], true_image: tuple[Path, str], *, has_free_scale: bool
+) -> dict[str, DepthSums]:
+    true_file, file = find_map(*true_image), find_map(*image)
     assert true_file is not None
     true = read_depth(true_file)
     if file is None:
@@ -96,7 +110,7 @@ def _of_image(path: Path, truth: Path, name: str, has_free_scale: bool) -> dict[
     for masks, kinds in _MASKS.items():
         keep = np.ones(true.shape, bool)
         for kind in kinds:
-            keep &= _keep(_mask(path, name, kind), true.shape)
+            keep &= _keep(_mask(*image, kind), true.shape)
         found[masks] = compare_depth(estimate, true, keep=keep)
     return found
 

@@ -8,7 +8,7 @@ without the lists of a published one. Truths may also be a views.txt or a train_
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -124,18 +124,23 @@ def views_at(path: Path) -> Views:
 
 
 def as_named(views: Views, path: Path, truth: Views) -> Views:
-    """Return a reconstruction's cameras under the names that the truth has.
+    """Return a reconstruction's cameras under the names that the truth has."""
+    sources = sources_of(path, truth.names)
+    names = tuple(sources.get(name, name) for name in views.names)
+    return Views(names, views.cameras, views.camera_ids, views.cam_from_world)
 
-    `cuesta reconstruct` names images by camera, cam_0/a.jpg, and keeps where they came from.
+
+def sources_of(path: Path, true_names: Collection[str]) -> dict[str, str]:
+    """Return what the images of a scene were called before `cuesta reconstruct`, which names them by camera,
+    cam_0/a.jpg; nothing where that is not known or the truth has no image of these names.
     """
     record = Scene(path).work / "ingest" / "stage.json"
-    if set(views.names) & set(truth.names) or not record.is_file():
-        return views
+    if not record.is_file():
+        return {}
     with blaming(record, "make the scene again"):
         images = json.loads(record.read_text(encoding="utf-8"))["result"]["images"]
         sources = {str(image["name"]): str(image["source"]) for image in images}
-    names = tuple(sources.get(name, name) for name in views.names)
-    return Views(names, views.cameras, views.camera_ids, views.cam_from_world)
+    return sources if set(sources.values()) & set(true_names) else {}
 
 
 def images_folder(path: Path, name: str, given: str | None) -> Path:
