@@ -57,7 +57,7 @@ def test_result_file_is_one_object_with_these_keys(
     assert all(picture.suffix == ".png" and f"({picture.name})" in text for picture in others)
 
 
-class _Careless(CuestaOps):  # type: ignore[misc]
+class _Careless(CuestaOps):
     """Tables that forget to update."""
 
     def step(self, batch: IdBatch, grad: Tensor) -> Tensor:

@@ -83,7 +83,7 @@ def test_a_browser_shows_cameras_photos_and_points(
         address = f"http://127.0.0.1:{server.get_port()}"
         command = [BROWSER, *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", address]
         silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        browse.append(subprocess.Popen(command, **silent))  # type: ignore[call-overload]
+        browse.append(subprocess.Popen(command, **silent))
         end = time.monotonic() + SECONDS
         shown = dict.fromkeys(LEAST_SHARES, 0.0)
         while any(shown[c] <= LEAST_SHARES[c] for c in shown) and time.monotonic() < end:

@@ -40,7 +40,7 @@ def log_schema(**changes: object) -> Schema:
         ),
         **changes,
     }
-    return Schema(**given)  # type: ignore[arg-type]
+    return Schema(**given)
 
 
 def log_frame(num_rows: int, *, seed: int = 0) -> pl.DataFrame:

@@ -113,10 +113,10 @@ def test_encoders_know_only_values_of_training_rows(tmp_path: Path) -> None:
     data = open_ranking_data(write_log(frame, tmp_path), log_schema())
     train = frame[: data.num_rows("train")]
     city = data.encoders.by_owner["city"]
-    assert set(city.values.to_pylist()) == set(train["city"].drop_nulls())  # type: ignore[attr-defined]
+    assert set(city.values.to_pylist()) == set(train["city"].drop_nulls())
     counts = Counter(train["item"])
     item = data.encoders.by_owner["item"]
-    assert set(item.values.to_pylist()) == {v for v, n in counts.items() if n >= 2}  # type: ignore[attr-defined]
+    assert set(item.values.to_pylist()) == {v for v, n in counts.items() if n >= 2}
     only_later = set(frame["item"]) - set(train["item"])
     assert only_later
     assert data.encoders.encode("item", pa.array(sorted(only_later), pa.int64())).sum() == 0

@@ -122,7 +122,7 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"\[Y, X\], not empty, got float32 \[2, 2, 3\]"):
         write_map(tmp_path / "depth.h5", make(2, 2, 3))
     with pytest.raises(ValueError, match="got float64"):
-        write_map(tmp_path / "depth.pfm", make(2, 2).astype(float))  # type: ignore[arg-type]
+        write_map(tmp_path / "depth.pfm", make(2, 2).astype(float))
     with pytest.raises(ValueError, match=r"from 0 to 65\.535 in steps of 0\.001, got 70 to 70"):
         write_map(tmp_path / "depth.png", np.full((1, 1), 70, np.float32))
     assert not list(tmp_path.iterdir())

@@ -36,7 +36,7 @@ def random_tables(seed: int, *, num_rows: int = 400) -> tuple[bytes, bytes, byte
     person = ["user_id:token\tage:token\tgender:token\toccupation:token\tzip_code:token"]
     for user in range(1, 61, 3):
         person.append(f"{user}\t{draw.integers(10, 70)}\tF\twriter\t12345")
-    return tuple("\n".join(lines).encode() for lines in (inter, film, person))  # type: ignore[return-value]
+    return tuple("\n".join(lines).encode() for lines in (inter, film, person))
 
 
 @pytest.fixture(scope="module")
@@ -155,8 +155,8 @@ def naive_neighbours(past: pl.DataFrame, mine: pl.DataFrame, now: dict[str, obje
             ).rename(lambda name: name.removesuffix("_right"))
         )
         ours = beyond(both)
-        shared = len(set(now["genres"]) & set(event["genres"]))  # type: ignore[call-overload]
-        either = max(len(set(now["genres"]) | set(event["genres"])), 1)  # type: ignore[call-overload]
+        shared = len(set(now["genres"]) & set(event["genres"]))
+        either = max(len(set(now["genres"]) | set(event["genres"])), 1)
         product = (ours * other).sum() + 10 * shared / either
         near = product / np.sqrt(((ours**2).sum() + 100) * ((other**2).sum() + 100))
         weighted += near * abs(near) * z

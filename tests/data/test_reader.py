@@ -170,7 +170,7 @@ def test_a_start_decodes_nothing_before_it(
 
     def counting(log: ParquetLog, group: int, names: list[str]) -> dict[str, object]:
         read.append(group)
-        return original(log, group, names)  # type: ignore[return-value]
+        return original(log, group, names)
 
     monkeypatch.setattr(ParquetLog, "read", counting)
     assert len(list(data.batches("train", batch_size=10, start=29))) == 1
@@ -279,7 +279,7 @@ def test_closing_the_iterator_ends_its_thread(data: RankingData) -> None:
     batches = data.batches("train", batch_size=1)
     next(batches)
     assert reader_threads() == ["cuesta-reader"]
-    batches.close()  # type: ignore[attr-defined]
+    batches.close()
     assert reader_threads() == []
 
 

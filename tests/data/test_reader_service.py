@@ -218,7 +218,7 @@ def test_a_reader_that_is_killed_ends_in_one_line_and_nothing_is_left(data: Rank
     assert same(service.batches(Order(batch_size=99)), data.batches("train", batch_size=99))
     batches = service.batches(Order(batch_size=1))  # closed early
     next(batches)
-    batches.close()  # type: ignore[attr-defined]
+    batches.close()
     assert (readers_alive(), shared_memory()) == before
 
 
@@ -241,7 +241,7 @@ def test_training_goes_on_after_a_reader_was_killed(tmp_path: Path) -> None:
     recipe = dlrm_debug()
     loop = dataclasses.replace(recipe.loop, max_steps=24, evaluate_every=24, checkpoint_every=4)
     recipe = dataclasses.replace(recipe, loop=loop)
-    task = dataclasses.replace(recipe.task, readers=1)  # type: ignore[type-var]
+    task = dataclasses.replace(recipe.task, readers=1)
     before = readers_alive()
 
     def kill_at_6(progress: Progress) -> None:
@@ -274,5 +274,5 @@ def test_actors_of_ray_make_the_same_batches(data: RankingData) -> None:
         assert same(service.batches(order), reader.batches(order))
     batches = service.batches(Order(batch_size=1))
     next(batches)
-    batches.close()  # type: ignore[attr-defined]
+    batches.close()
     service.close()

@@ -96,7 +96,7 @@ def test_a_url_is_fetched_once(server: str, tmp_path: Path) -> None:
 def test_a_bad_download_is_told_and_leaves_nothing(
     server: str, tmp_path: Path, path: str, changes: dict[str, object], message: str
 ) -> None:
-    source = dataclasses.replace(UrlSource(server + path, SHA256), **changes)  # type: ignore[arg-type]
+    source = dataclasses.replace(UrlSource(server + path, SHA256), **changes)
     with pytest.raises(UserError, match=message) as caught:
         fetch(source, tmp_path / "downloads")
     assert "\n" not in str(caught.value)

@@ -86,7 +86,7 @@ def test_gauc_is_the_impression_weighted_mean_over_users_with_both_labels(drawn:
 @given(rows(min_size=1), st.randoms(use_true_random=False))
 def test_permuting_rows_changes_no_metric(drawn: Rows, random: object) -> None:
     labels, logits, users = drawn
-    order = np.random.default_rng(random.getrandbits(32)).permutation(len(labels))  # type: ignore[attr-defined]
+    order = np.random.default_rng(random.getrandbits(32)).permutation(len(labels))
     before, after = RankingMetrics(), RankingMetrics()
     before.update(labels, logits, users)
     after.update(labels[order], logits[order], users[order])

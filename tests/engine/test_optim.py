@@ -28,7 +28,7 @@ def model_with_gradients() -> SmallModel:
 
 @pytest.mark.parametrize("schedule", ["constant", "cosine", "linear"])
 def test_a_schedule_rises_then_never_rises_again(schedule: str) -> None:
-    config = OptimConfig(schedule=schedule, warmup_steps=4)  # type: ignore[arg-type]
+    config = OptimConfig(schedule=schedule, warmup_steps=4)
     scales = [schedule_scale(config, step, 20) for step in range(20)]
     assert scales[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
     assert all(later <= earlier for earlier, later in pairwise(scales[4:]))

@@ -51,7 +51,7 @@ def kill_before_rename(name: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         rename(source, target)
 
-    os.rename = kill_or_rename  # type: ignore[assignment]
+    os.rename = kill_or_rename
 
 
 def main() -> None:

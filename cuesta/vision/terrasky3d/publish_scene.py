@@ -28,7 +28,7 @@ from cuesta.vision.terrasky3d.selection import PairRules, choose, measure_pairs,
 from cuesta.vision.terrasky3d.stages import OnProgress, fingerprint
 from cuesta.vision.terrasky3d.strata import count_strata
 
-_CODE = 1  # raised when what is published of a scene changes
+_CODE = 2  # raised when what is published of a scene changes
 _TINY, _HUGE = float(np.finfo(np.float16).tiny), float(np.finfo(np.float16).max)
 
 Encoding = Literal["float32", "float16"]

@@ -38,7 +38,7 @@ from cuesta.vision.terrasky3d.mask2former import REMOVED, load_mask2former
 from cuesta.vision.terrasky3d.sky import find_sky
 from cuesta.vision.terrasky3d.stages import OnProgress, fingerprint, ignore_stages
 
-_CODE = 1  # raised when a mask would come out differently; those made before are then made again
+_CODE = 2  # raised when a mask would come out differently; those made before are then made again
 STAGE = "masks"
 _RED = (220, 30, 30)
 

@@ -213,7 +213,7 @@ def test_names_and_suffixes_that_no_file_can_hold_are_refused(tmp_path: Path) ->
     with pytest.raises(ValueError, match=r"a name in a \.txt may have no space, got 'my cat\.jpg'"):
         write_colmap(tmp_path / "model", spaced, suffix=".txt")
     with pytest.raises(ValueError, match=r"written as \.bin or \.txt, not as '\.ply'"):
-        write_colmap(tmp_path / "model", views, suffix=".ply")  # type: ignore[arg-type]
+        write_colmap(tmp_path / "model", views, suffix=".ply")
     assert not list(tmp_path.iterdir())
     write_colmap(tmp_path / "model", spaced)
     assert "my cat.jpg" in read_colmap(tmp_path / "model").names

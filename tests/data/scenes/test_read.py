@@ -51,7 +51,7 @@ def write_text_model(folder: Path) -> None:
         ),
     ],
 )
-def test_a_folder_is_read_in_its_form(write, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_a_folder_is_read_in_its_form(write, tmp_path: Path) -> None:
     write(tmp_path / "scene")
     assert_same(VIEWS, read_views(tmp_path / "scene"), has_ids=False)
 

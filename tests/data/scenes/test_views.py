@@ -57,7 +57,7 @@ def test_what_does_not_hold_together_is_refused(
         "cam_from_world": views.cam_from_world,
     }
     with pytest.raises(ValueError, match=words):
-        Views(**(fields | change))  # type: ignore[arg-type]
+        Views(**(fields | change))
 
 
 def test_a_name_that_is_not_there_is_named(views: Views) -> None:

@@ -38,7 +38,7 @@ def town() -> tuple[World, list[Frame], list[tuple[Camera, Transform]]]:
 
 @pytest.mark.parametrize("model", MODELS)
 def test_depth_of_a_wall_is_that_of_its_plane_for_every_lens(model: str) -> None:
-    camera = Camera(model, torch.tensor(LENSES[model], dtype=torch.float64), 64, 48)  # type: ignore[arg-type]
+    camera = Camera(model, torch.tensor(LENSES[model], dtype=torch.float64), 64, 48)
     frame = render(world_of(wall(distance=7.0, slope=0.3)), camera, facing_y(0.5, 0.2, 0.1))
     rays = rays_of(camera)
     expected = (7.0 + 0.3 * 0.5 - 0.2) / (1 - 0.3 * rays[..., 0])

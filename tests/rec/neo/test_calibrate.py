@@ -203,7 +203,7 @@ def test_bytes_predicted_are_bytes_held(scheme: Scheme, optimizer: TableOptimize
 
     def held(ranks: object) -> int:
         bags = ShardedEmbeddingBags(
-            tables, optimizer, planned.plan, ranks, storage="float16",  # type: ignore[arg-type]
+            tables, optimizer, planned.plan, ranks, storage="float16",
             options=ShardedOptions(row_state="apart"),
         )  # fmt: skip
         state = [each for local in bags.local for each in (local.weight, local.first, local.second)]

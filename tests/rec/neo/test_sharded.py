@@ -469,7 +469,7 @@ def test_parts_in_tiers_train_to_the_bits_of_parts_in_memory(
                 bags.announce(steps[number + 1][ranks.rank])
                 bags.fetch(steps[number + 1][ranks.rank])
             pooled, rows = looked_up(bags, step[ranks.rank])
-            sum(each.square().sum() for each in (pooled, *rows)).backward()  # type: ignore[union-attr]
+            sum(each.square().sum() for each in (pooled, *rows)).backward()
             bags.step()
             outputs += [pooled.detach(), *(each.detach() for each in rows)]
         own = bags.local[0]
@@ -478,7 +478,7 @@ def test_parts_in_tiers_train_to_the_bits_of_parts_in_memory(
         return outputs, parts, placed
 
     for tiers in (Tiers(fast=0.1), Tiers(fast=0.3, folder=tmp_path, policy="lfu")):
-        tiered = run_ranks(2, lambda ranks, tiers=tiers: train(ranks, tiers))  # type: ignore[misc]
+        tiered = run_ranks(2, lambda ranks, tiers=tiers: train(ranks, tiers))
         for ours, theirs in zip(
             tiered, run_ranks(2, lambda ranks: train(ranks, None)), strict=True
         ):

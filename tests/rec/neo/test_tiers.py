@@ -145,7 +145,7 @@ def test_lookups_do_not_wait_for_the_rows_of_the_next_batch(
             waited.append(True)
         else:
             waited.append(may_go_on.wait(10))
-        load(*what)  # type: ignore[arg-type]
+        load(*what)
 
     monkeypatch.setattr(store, "load", later)
     ours = [batch(seed).select(["tag"]) for seed in range(2)]
@@ -191,7 +191,7 @@ def test_tables_are_not_read_between_a_lookup_and_its_update() -> None:
 def test_small_updates_of_hot_rows_are_kept_above_16_bits(storage: str) -> None:
     table = Table(name="item", num_rows=64, dim=4, pooled=("item",))
     features = RaggedFeatures(("item",), torch.zeros(1).long(), torch.tensor([0, 1]))
-    tiered = TieredEmbeddingBags([table], SGD(lr=1e-4), Tiers(), storage=storage)  # type: ignore[arg-type]
+    tiered = TieredEmbeddingBags([table], SGD(lr=1e-4), Tiers(), storage=storage)
     tiered.load_state_dict({**tiered.state_dict(), "tables.item": torch.ones(64, 4)})
     for _ in range(100):
         tiered(features).sum().backward()

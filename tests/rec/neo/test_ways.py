@@ -140,7 +140,7 @@ def test_the_first_leg_starts_with_sending_and_the_slow_one_before_a_gradient_is
                 return values * 2
 
             @staticmethod
-            def backward(_ctx: object, grad: Tensor) -> Tensor:  # type: ignore[override]
+            def backward(_ctx: object, grad: Tensor) -> Tensor:
                 seen.append((inside.exchanges, across.exchanges))
                 return grad * 2
 
@@ -215,12 +215,12 @@ def test_16_bits_halve_every_leg_and_sums_stay_float32() -> None:
 def test_ranks_draw_the_first_weights_of_the_whole_in_small_blocks(
     scheme: Scheme, storage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = EmbeddingBags(TABLES, SGD(), seed=3, storage=storage)  # type: ignore[arg-type]
+    whole = EmbeddingBags(TABLES, SGD(), seed=3, storage=storage)
     monkeypatch.setattr("cuesta.nn.embedding.DRAWN_AT_ONCE", 40)
 
     def work(ranks: Ranks) -> None:
         bags = ShardedEmbeddingBags(
-            TABLES, SGD(), plan_of(scheme, 4), ranks, seed=3, storage=storage  # type: ignore[arg-type]
+            TABLES, SGD(), plan_of(scheme, 4), ranks, seed=3, storage=storage
         )  # fmt: skip
         for (name, shard), part in bags.shards().items():
             expected = whole.table(name)[slice(*shard.rows), slice(*shard.columns)]

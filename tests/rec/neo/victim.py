@@ -45,7 +45,7 @@ def launch(moments: str, folder: str) -> None:
 def train(moments: str, folder: str) -> None:
     """Be a rank."""
     torch.set_num_threads(1)
-    finish.write_report = lambda *_: None  # type: ignore[assignment]
+    finish.write_report = lambda *_: None
     planned = dict(enumerate(moments.split(",")))
     rank, _, moment = planned.get(int(os.environ["TORCHELASTIC_RESTART_COUNT"]), "").partition("@")
     if rank == os.environ["RANK"]:
@@ -70,9 +70,9 @@ def arm(moment: str) -> None:
         count(training, *args)
 
     if kind == "rename":
-        os.rename = kill_or_rename  # type: ignore[assignment]
+        os.rename = kill_or_rename
     else:
-        loop._Training._count = kill_or_count  # type: ignore[method-assign]
+        loop._Training._count = kill_or_count
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ def film(target: Target, folder: Path, count: int, lens: Camera = LENS) -> None:
     ("model", "lens"),
     [("OPENCV", (-0.12, 0.04, 0.001, -0.002)), ("OPENCV_FISHEYE", (0.02, -0.01, 0.003, -0.001))],
 )
-def test_perfect_corners_give_the_lens_in_our_pixels(model, lens) -> None:  # type: ignore[no-untyped-def]
+def test_perfect_corners_give_the_lens_in_our_pixels(model, lens) -> None:
     params = torch.tensor([310.0, 312.0, 326.0, 236.0, *lens], dtype=torch.float64)
     camera = Camera(model, params, 640, 480)
     y, x = torch.meshgrid(torch.arange(6.0), torch.arange(8.0), indexing="ij")
